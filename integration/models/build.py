@@ -1,0 +1,154 @@
+"""Writes the model packages of the integration tests, and PyTorch's own answers to compare with.
+
+    python integration/models/build.py target/models
+
+Small models with fixed seeds; each exists to make one behaviour of the worker observable.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+import warnings
+from pathlib import Path
+
+import digits
+import gristmill
+import numpy as np
+import torch
+from torch import nn
+
+warnings.filterwarnings("ignore", category=DeprecationWarning)
+
+
+class Mlp(nn.Module):
+    """64 floats to 10: the smallest useful job."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(64, 128), nn.ReLU(), nn.Linear(128, 128), nn.ReLU(), nn.Linear(128, 10))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.net(x)
+
+
+class Mixed(nn.Module):
+    """Two inputs of different datatypes, a dict of three outputs, each computed row by row."""
+
+    def forward(self, x: torch.Tensor, ids: torch.Tensor) -> dict[str, torch.Tensor]:
+        total = ids.sum(1, keepdim=True)
+        return {"scaled": x * total.to(torch.float32), "total": total, "even": total % 2 == 0}
+
+
+class Types(nn.Module):
+    """Every datatype in, the same out, as a tuple."""
+
+    def forward(
+        self,
+        bool_: torch.Tensor,
+        uint8: torch.Tensor,
+        int8: torch.Tensor,
+        int16: torch.Tensor,
+        int32: torch.Tensor,
+        int64: torch.Tensor,
+        fp16: torch.Tensor,
+        bf16: torch.Tensor,
+        fp32: torch.Tensor,
+        fp64: torch.Tensor,
+    ) -> tuple[
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+        torch.Tensor,
+    ]:
+        return (~bool_, uint8 + 1, int8 + 1, int16 + 1, int32 + 1, int64 + 1, fp16 + 1, bf16 + 1, fp32 + 1, fp64 + 1)
+
+
+class Picky(nn.Module):
+    """Throws on a negative value, whoever shares its batch."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if bool((x < 0).any()):
+            raise ValueError("a negative value")
+        return x * 2
+
+
+class Lengths(nn.Module):
+    """Token ids of any length; an id of 100 or more would be out of the table."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(100, 4)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return self.table(ids).sum(1)
+
+
+class Slow(nn.Module):
+    """A forward of some tens of milliseconds, so that a worker can be caught in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(512))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.weight
+        for _ in range(10):
+            y = y @ self.weight
+        return x * y[0, 0]
+
+
+class Wide(nn.Module):
+    """A result of 2.4 MB for every row: more than NATS takes in one message."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.expand(x.shape[0], 600_000).contiguous()
+
+
+def samples(directory: Path, model: nn.Module, rows: int) -> None:
+    """PyTorch's answers to `rows` random rows, for the worker to be compared with."""
+    x = torch.from_numpy(np.random.default_rng(1).standard_normal((rows, 64), dtype=np.float32))
+    with torch.no_grad():
+        y = model(x)
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / "x.f32").write_bytes(x.numpy().tobytes())
+    (directory / "y.f32").write_bytes(y.numpy().tobytes())
+
+
+def build(directory: Path) -> None:
+    torch.manual_seed(0)
+    torch.set_num_threads(1)
+
+    def export(name: str, module: nn.Module, inputs: dict[str, torch.Tensor], **options) -> None:
+        gristmill.export(module, inputs, directory / "packages", name=name, overwrite=True, **options)
+
+    trained = digits.train()
+    export("digits", trained.model, {"image": torch.from_numpy(trained.images[:2])})
+    mlp = Mlp().eval()
+    export("mlp", mlp, {"x": torch.randn(2, 64)}, output_names=["y"], max_rows=256)
+    samples(directory / "samples", mlp, 100_000)
+    mixed = {"x": torch.randn(2, 4), "ids": torch.ones(2, 3, dtype=torch.int64)}
+    export("mixed", Mixed(), mixed, max_rows=32)
+    kinds = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"]
+    names = ["bool_", "uint8", "int8", "int16", "int32", "int64", "fp16", "bf16", "fp32", "fp64"]
+    inputs = {name: torch.ones(2, 2, dtype=getattr(torch, kind)) for name, kind in zip(names, kinds, strict=True)}
+    export("types", Types(), inputs, output_names=names)
+    export("picky", Picky(), {"x": torch.ones(2, 4)}, output_names=["y"])
+    ids = {"ids": torch.zeros(2, 3, dtype=torch.int64)}
+    export("lengths", Lengths(), ids, output_names=["y"], dynamic={"ids": [1]}, ranges={"ids": (0, 99)})
+    export("slow", Slow(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=8)
+    export("wide", Wide(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=4)
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1])
+    shutil.rmtree(target, ignore_errors=True)
+    build(target)
+    print(json.dumps(sorted(path.name for path in (target / "packages").iterdir())))

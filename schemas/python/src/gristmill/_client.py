@@ -1,0 +1,267 @@
+"""The client: submit jobs, await answers, read stored results."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Literal
+
+import nats
+import numpy.typing as npt
+from nats.aio.client import Client as NatsClient
+from nats.aio.msg import Msg
+from nats.errors import TimeoutError as NatsTimeout
+from nats.js.api import ConsumerConfig, DeliverPolicy
+
+from ._wire import ArrayLike, ErrorInfo, Tensor, decode_reply, encode_job
+
+_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
+Lane = Literal["online", "bulk"]
+
+
+class JobError(Exception):
+    """The job was answered with an error result."""
+
+    def __init__(self, info: ErrorInfo, job_id: str) -> None:
+        super().__init__(f"{info.code}: {info.message}")
+        self.info = info
+        self.job_id = job_id
+
+
+@dataclass(frozen=True)
+class Submitted:
+    """JetStream's word that a job is stored."""
+
+    job_id: str
+    sequence: int
+    duplicate: bool
+
+
+@dataclass(frozen=True)
+class Result:
+    """One answer. `result["scores"]` is an output as a numpy array."""
+
+    job_id: str
+    model: str
+    model_version: str
+    model_digest: str
+    worker: str
+    outputs: Mapping[str, Tensor]
+    #: Timings in microseconds and the size of the batch.
+    parameters: Mapping[str, int]
+    error: ErrorInfo | None
+    traceparent: str
+    headers: Mapping[str, str]
+    #: Where the result is stored; 0 for one that came by `infer`, which does not wait to learn it.
+    sequence: int
+
+    def __getitem__(self, output: str) -> npt.NDArray[Any]:
+        return self.outputs[output].numpy()
+
+    @classmethod
+    def of(cls, message: Msg, sequence: int = 0) -> Result:
+        """Read a message of the results stream."""
+        headers = message.headers or {}
+        reply = decode_reply(message.data)
+        return cls(
+            job_id=headers.get("Gristmill-Job-Id", reply.id),
+            model=reply.model_name,
+            model_version=reply.model_version,
+            model_digest=headers.get("Gristmill-Model-Digest", ""),
+            worker=headers.get("Gristmill-Worker", ""),
+            outputs=reply.outputs,
+            parameters=reply.parameters,
+            error=reply.error,
+            traceparent=headers.get("traceparent", ""),
+            headers=headers,
+            sequence=sequence,
+        )
+
+
+async def connect(
+    servers: str | list[str] = "nats://127.0.0.1:4222", *, namespace: str = "infer", **options: Any
+) -> Client:
+    """Connect to NATS. `options` go to `nats.connect`: credentials, TLS, reconnection."""
+    return Client(await nats.connect(servers, **options), namespace=_token(namespace, "namespace"))
+
+
+class Client:
+    """Submits jobs and reads results. Close it, or use it as `async with`."""
+
+    def __init__(self, connection: NatsClient, *, namespace: str = "infer") -> None:
+        self.connection = connection
+        self.namespace = namespace
+        self.jetstream = connection.jetstream()
+        #: Answers to `infer` come under a token of this client alone.
+        self._reply = f"c{secrets.token_hex(8)}"
+        self._waiting: dict[str, asyncio.Future[Result]] = {}
+        self._listening: asyncio.Task[None] | None = None
+
+    async def __aenter__(self) -> Client:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def close(self) -> None:
+        """Send what is buffered and disconnect. Calls of `infer` still waiting are cancelled."""
+        for future in self._waiting.values():
+            future.cancel()
+        await self.connection.drain()
+
+    async def submit(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike | Tensor],
+        *,
+        lane: Lane = "online",
+        outputs: Sequence[str] | None = None,
+        job_id: str | None = None,
+        dedup_id: str | None = None,
+        reply: str | None = None,
+        timeout: float | None = None,
+        version: str | None = None,
+        traceparent: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Submitted:
+        """Store one job; returns when JetStream has confirmed it.
+
+        `timeout` is in seconds, from the time the server stores the job. `dedup_id` makes submitting again harmless.
+        """
+        payload = encode_job(inputs, outputs=outputs)
+        return await self.submit_encoded(
+            model,
+            payload,
+            lane=lane,
+            job_id=job_id,
+            dedup_id=dedup_id,
+            reply=reply,
+            timeout=timeout,
+            version=version,
+            traceparent=traceparent,
+            headers=headers,
+        )
+
+    async def submit_encoded(
+        self,
+        model: str,
+        payload: bytes,
+        *,
+        lane: Lane = "online",
+        job_id: str | None = None,
+        dedup_id: str | None = None,
+        reply: str | None = None,
+        timeout: float | None = None,
+        version: str | None = None,
+        traceparent: str | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Submitted:
+        """Store one job whose body is already encoded."""
+        if lane not in ("online", "bulk"):
+            raise ValueError(f"lane {lane!r} is neither 'online' nor 'bulk'")
+        job_id = job_id or dedup_id or secrets.token_hex(12)
+        optional = {
+            "Nats-Msg-Id": dedup_id,
+            "Gristmill-Reply": reply and _token(reply, "reply"),
+            "Gristmill-Timeout-Ms": None if timeout is None else str(max(1, round(timeout * 1000))),
+            "Gristmill-Version": version and _token(version, "version"),
+            "traceparent": traceparent,
+        }
+        all_headers = dict(headers or {}) | {"Gristmill-Job-Id": job_id}
+        all_headers |= {name: value for name, value in optional.items() if value is not None}
+        subject = f"{self.namespace}.jobs.{_token(model, 'model')}.{lane}"
+        ack = await self.jetstream.publish(subject, payload, headers=all_headers)
+        return Submitted(job_id, ack.seq, bool(ack.duplicate))
+
+    async def infer(
+        self,
+        model: str,
+        inputs: Mapping[str, ArrayLike | Tensor],
+        *,
+        timeout: float = 30.0,
+        raise_on_error: bool = True,
+        **options: Any,
+    ) -> Result:
+        """Submit one job and wait for its answer, at most `timeout` seconds.
+
+        Takes the options of `submit` but `reply`. Raises `JobError` for an error result unless told not to, and
+        `TimeoutError` when nothing came.
+        """
+        await self._listen()
+        job_id = options.pop("job_id", None) or secrets.token_hex(12)
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self._waiting[job_id] = future
+        try:
+            options |= {"job_id": job_id, "reply": self._reply, "timeout": timeout}
+            await self.submit(model, inputs, **options)
+            result = await asyncio.wait_for(future, timeout)
+        except (asyncio.TimeoutError, NatsTimeout) as error:
+            raise TimeoutError(f"no answer to job {job_id} of model {model!r} within {timeout} s") from error
+        finally:
+            del self._waiting[job_id]
+        if result.error and raise_on_error:
+            raise JobError(result.error, job_id)
+        return result
+
+    async def _listen(self) -> None:
+        if self._listening is None:
+            self._listening = asyncio.ensure_future(self._subscribe())
+        await asyncio.shield(self._listening)
+
+    async def _subscribe(self) -> None:
+        async def take(message: Msg) -> None:
+            future = self._waiting.get((message.headers or {}).get("Gristmill-Job-Id", ""))
+            if future is not None and not future.done():
+                future.set_result(Result.of(message))
+
+        await self.connection.subscribe(f"{self.namespace}.results.*.{self._reply}", cb=take)
+        # The server has the subscription before the first job is out.
+        await self.connection.flush()
+
+    async def results(
+        self,
+        model: str = "*",
+        *,
+        reply: str = "all",
+        start_sequence: int | None = None,
+        count: int | None = None,
+        idle_timeout: float | None = None,
+    ) -> AsyncIterator[Result]:
+        """Iterate over stored results, oldest first, then over new ones as they come.
+
+        Ends after `count` results, or when none came for `idle_timeout` seconds; without either it goes on for ever.
+        `start_sequence` continues after an earlier `Result.sequence` + 1.
+        """
+        model = model if model == "*" else _token(model, "model")
+        by_sequence = start_sequence is not None
+        config = ConsumerConfig(
+            deliver_policy=DeliverPolicy.BY_START_SEQUENCE if by_sequence else DeliverPolicy.ALL,
+            opt_start_seq=start_sequence,
+        )
+        subject = f"{self.namespace}.results.{model}.{_token(reply, 'reply')}"
+        subscription = await self.jetstream.subscribe(
+            subject, stream=f"{self.namespace.upper()}_RESULTS", config=config, ordered_consumer=True
+        )
+        try:
+            seen = 0
+            while count is None or seen < count:
+                try:
+                    message = await subscription.next_msg(timeout=idle_timeout)
+                except NatsTimeout:
+                    return
+                seen += 1
+                yield Result.of(message, message.metadata.sequence.stream)
+        finally:
+            await subscription.unsubscribe()
+
+
+def _token(text: str, what: str) -> str:
+    if not _TOKEN.fullmatch(text):
+        raise ValueError(f"{what} {text!r} is not a token: 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'")
+    return text

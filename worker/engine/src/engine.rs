@@ -1,0 +1,54 @@
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use crate::signature::Signature;
+use crate::tensor::HostTensor;
+
+/// One loaded instance of a model. Lives and dies on one thread: it need not be [`Send`].
+pub trait Engine {
+    /// Runs one batch.
+    ///
+    /// The caller passes one tensor for each input of the signature, in its order, all with the same number of rows,
+    /// and each checked against its spec. Outputs come in the order of the signature. After an error the engine must
+    /// be able to run the next batch.
+    fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError>;
+}
+
+/// Makes engines.
+pub trait Load: Send + Sync {
+    /// Loads one instance. Called on the thread the instance will live on.
+    fn load(&self, model: &ModelFile) -> Result<Box<dyn Engine>, LoadError>;
+
+    /// The device instances run on, for people: `cpu`, `cuda:0`.
+    fn device(&self) -> String;
+}
+
+/// A model on disk whose bytes match its manifest.
+#[derive(Debug, Clone)]
+pub struct ModelFile {
+    /// The file.
+    pub path: PathBuf,
+    /// How to run it.
+    pub format: ModelFormat,
+    /// What it takes and gives.
+    pub signature: Arc<Signature>,
+}
+
+/// What kind of program the file is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelFormat {
+    /// `torch.jit.save`.
+    TorchScript,
+    /// A `.pt2` package of AOTInductor.
+    Aoti,
+}
+
+/// Why an instance could not be loaded.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct LoadError(pub String);
+
+/// Why a batch has no outputs. One text: everything below a model says why in words only.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{0}")]
+pub struct RunError(pub String);

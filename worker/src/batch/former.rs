@@ -1,0 +1,348 @@
+//! The pure part: a state machine for the waiting jobs of one model. It is told the time and asked for batches.
+//!
+//! Jobs wait in one queue for each shape (so a different shape never ends another's batch) and lane. The queue whose
+//! head has waited longest goes first, online before bulk; every [`BULK_FLOOR`]th batch the other way round, so that
+//! bulk never starves. Online jobs fill a batch first, bulk jobs of the same shape what is left of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use gristmill_schemas::Lane;
+
+/// One batch in this many starts with the bulk lane, if bulk jobs wait: bulk keeps an eighth of the engine under any
+/// online load.
+const BULK_FLOOR: u32 = 8;
+
+/// When a batch is full and how long it may wait.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Most rows.
+    pub max_rows: usize,
+    /// Most elements of the largest input.
+    pub max_elements: usize,
+    /// How long an idle engine waits for a fuller batch; zero takes what is there.
+    pub max_delay: Duration,
+}
+
+/// What the former needs to know of a job.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// Its lane.
+    pub lane: Lane,
+    /// Its rows.
+    pub rows: usize,
+    /// Elements of its largest input.
+    pub elements: usize,
+    /// When its answer stops being of use.
+    pub deadline: Option<Instant>,
+    /// No job waited behind it in the stream: there is nothing to wait for.
+    pub is_last: bool,
+}
+
+/// Jobs `J` of one model, by shape `K`.
+#[derive(Debug)]
+pub struct Former<K, J> {
+    limits: Limits,
+    queues: HashMap<K, Queue<J>>,
+    batches: u32,
+    waiting: [usize; 2],
+}
+
+#[derive(Debug)]
+struct Queue<J> {
+    lanes: [VecDeque<Waiting<J>>; 2],
+    rows: usize,
+    /// The stream ran empty behind one of these jobs.
+    is_closing: bool,
+    /// The soonest deadline among these jobs.
+    deadline: Option<Instant>,
+    /// The soonest time at which one of these jobs has used up half the time it had.
+    halfway: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Waiting<J> {
+    job: J,
+    facts: Facts,
+    since: Instant,
+}
+
+impl<J> Default for Queue<J> {
+    fn default() -> Self {
+        let lanes = [VecDeque::new(), VecDeque::new()];
+        Self { lanes, rows: 0, is_closing: false, deadline: None, halfway: None }
+    }
+}
+
+impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
+    /// Nothing waits.
+    pub fn new(limits: Limits) -> Self {
+        Self { limits, queues: HashMap::new(), batches: 0, waiting: [0; 2] }
+    }
+
+    /// Jobs waiting, online and bulk.
+    pub fn waiting(&self) -> [usize; 2] {
+        self.waiting
+    }
+
+    /// Takes a job in.
+    pub fn push(&mut self, key: K, job: J, facts: Facts, now: Instant) {
+        let queue = self.queues.entry(key).or_default();
+        queue.rows += facts.rows;
+        queue.is_closing |= facts.is_last;
+        let waiting = Waiting { job, facts, since: now };
+        queue.note(&waiting);
+        queue.lanes[facts.lane as usize].push_back(waiting);
+        self.waiting[facts.lane as usize] += 1;
+    }
+
+    /// Takes out the jobs whose deadline has passed.
+    pub fn take_expired(&mut self, now: Instant) -> Vec<(J, Instant)> {
+        let mut expired = Vec::new();
+        if self.next_deadline().is_none_or(|deadline| deadline > now) {
+            return expired;
+        }
+        for queue in self.queues.values_mut() {
+            for (lane, jobs) in queue.lanes.iter_mut().enumerate() {
+                for waiting in std::mem::take(jobs) {
+                    match waiting.facts.deadline {
+                        Some(deadline) if deadline <= now => {
+                            queue.rows -= waiting.facts.rows;
+                            self.waiting[lane] -= 1;
+                            expired.push((waiting.job, deadline));
+                        }
+                        _ => jobs.push_back(waiting),
+                    }
+                }
+            }
+            queue.recall();
+        }
+        self.queues.retain(|_, queue| queue.rows > 0);
+        expired
+    }
+
+    /// When the next job expires.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.queues.values().filter_map(|queue| queue.deadline).min()
+    }
+
+    /// The next batch for an idle engine, if one is due: one shape, never over the limits unless a job alone is.
+    pub fn take(&mut self, now: Instant) -> Option<(K, Vec<J>)> {
+        let bulk_first = self.batches % BULK_FLOOR == BULK_FLOOR - 1;
+        let limits = self.limits;
+        let due = self.queues.iter().filter(|(_, queue)| queue.due(&limits) <= now);
+        let (key, _) = due.min_by_key(|(_, queue)| queue.rank(bulk_first))?;
+        let key = key.clone();
+        let queue = self.queues.get_mut(&key)?;
+        let mut jobs = Vec::new();
+        let mut room = Room { rows: limits.max_rows, elements: limits.max_elements, is_empty: true };
+        let order = if bulk_first { [Lane::Bulk, Lane::Online] } else { Lane::ALL };
+        for lane in order {
+            while let Some(waiting) = queue.lanes[lane as usize].pop_front_if(|waiting| room.admit(&waiting.facts)) {
+                queue.rows -= waiting.facts.rows;
+                self.waiting[lane as usize] -= 1;
+                jobs.push(waiting.job);
+            }
+        }
+        match queue.rows {
+            0 => drop(self.queues.remove(&key)),
+            _ => queue.recall(),
+        }
+        self.batches = self.batches.wrapping_add(1);
+        Some((key, jobs))
+    }
+
+    /// When to look again, if nothing else happens: the next batch falls due or the next deadline passes.
+    pub fn next_wake(&self) -> Option<Instant> {
+        let due = self.queues.values().map(|queue| queue.due(&self.limits)).min();
+        [due, self.next_deadline()].into_iter().flatten().min()
+    }
+
+    /// Empties the former.
+    pub fn drain(&mut self) -> impl Iterator<Item = J> {
+        self.waiting = [0; 2];
+        self.queues.drain().flat_map(|(_, queue)| queue.lanes.into_iter().flatten()).map(|waiting| waiting.job)
+    }
+}
+
+impl<J> Queue<J> {
+    fn heads(&self) -> impl Iterator<Item = &Waiting<J>> {
+        self.lanes.iter().filter_map(VecDeque::front)
+    }
+
+    /// When an idle engine should take from this queue.
+    fn due(&self, limits: &Limits) -> Instant {
+        let oldest = self.heads().map(|waiting| waiting.since).min().expect("an empty queue is removed");
+        if self.is_closing || self.rows >= limits.max_rows {
+            return oldest;
+        }
+        // A job leaves the model at least half the time it had left on arrival.
+        self.halfway.into_iter().fold(oldest + limits.max_delay, Instant::min)
+    }
+
+    /// Takes a job's deadline into account.
+    fn note(&mut self, waiting: &Waiting<J>) {
+        let Some(deadline) = waiting.facts.deadline else { return };
+        let halfway = waiting.since + deadline.saturating_duration_since(waiting.since) / 2;
+        self.deadline = Some(self.deadline.map_or(deadline, |soonest| soonest.min(deadline)));
+        self.halfway = Some(self.halfway.map_or(halfway, |soonest| soonest.min(halfway)));
+    }
+
+    /// Finds the soonest deadline again after jobs have left. Costs nothing where no job has one.
+    fn recall(&mut self) {
+        if self.deadline.take().is_some() {
+            self.halfway = None;
+            let lanes = std::mem::take(&mut self.lanes);
+            lanes.iter().flatten().for_each(|waiting| self.note(waiting));
+            self.lanes = lanes;
+        }
+    }
+
+    /// Order among due queues: the preferred lane first, then the longest wait.
+    fn rank(&self, bulk_first: bool) -> (bool, Instant) {
+        let (preferred, other) = if bulk_first { (Lane::Bulk, Lane::Online) } else { (Lane::Online, Lane::Bulk) };
+        let since = |lane: Lane| self.lanes[lane as usize].front().map(|waiting| waiting.since);
+        match since(preferred) {
+            Some(since) => (false, since),
+            None => (true, since(other).expect("an empty queue is removed")),
+        }
+    }
+}
+
+/// What is left of a batch.
+struct Room {
+    rows: usize,
+    elements: usize,
+    is_empty: bool,
+}
+
+impl Room {
+    /// Takes a job's share, if there is enough. The first job is always admitted: route has checked it alone.
+    fn admit(&mut self, facts: &Facts) -> bool {
+        let fits = facts.rows <= self.rows && facts.elements <= self.elements;
+        if fits || self.is_empty {
+            self.rows = self.rows.saturating_sub(facts.rows);
+            self.elements = self.elements.saturating_sub(facts.elements);
+            self.is_empty = false;
+            return true;
+        }
+        false
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const DELAY: Duration = Duration::from_millis(10);
+
+    fn former(max_rows: usize, max_delay: Duration) -> Former<&'static str, u32> {
+        Former::new(Limits { max_rows, max_elements: usize::MAX, max_delay })
+    }
+
+    fn online(rows: usize) -> Facts {
+        Facts { lane: Lane::Online, rows, elements: rows, deadline: None, is_last: false }
+    }
+
+    fn bulk(rows: usize) -> Facts {
+        Facts { lane: Lane::Bulk, ..online(rows) }
+    }
+
+    #[test]
+    fn an_idle_engine_takes_what_is_there_when_no_delay_is_set() {
+        let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
+        assert!(former.take(now).is_none());
+        former.push("a", 1, online(1), now);
+        assert_eq!(former.take(now), Some(("a", vec![1])));
+        assert!(former.take(now).is_none() && former.next_wake().is_none());
+    }
+
+    #[test]
+    fn a_delay_is_waited_for_unless_the_batch_is_full_or_the_stream_is_empty() {
+        let now = Instant::now();
+        let mut waits = former(4, DELAY);
+        waits.push("a", 1, online(1), now);
+        assert!(waits.take(now).is_none());
+        assert_eq!(waits.next_wake(), Some(now + DELAY));
+        assert!(waits.take(now + DELAY).is_some());
+        let mut full = former(4, DELAY);
+        (0..4).for_each(|job| full.push("a", job, online(1), now));
+        assert_eq!(full.take(now).map(|(_, jobs)| jobs.len()), Some(4));
+        let mut closing = former(4, DELAY);
+        closing.push("a", 1, Facts { is_last: true, ..online(1) }, now);
+        assert!(closing.take(now).is_some());
+    }
+
+    #[test]
+    fn a_deadline_shortens_the_delay() {
+        let (mut former, now) = (former(4, DELAY), Instant::now());
+        let deadline = Some(now + Duration::from_millis(8));
+        former.push("a", 1, Facts { deadline, ..online(1) }, now);
+        assert_eq!(former.next_wake(), Some(now + Duration::from_millis(4)));
+    }
+
+    #[test]
+    fn an_expired_job_is_taken_out_and_its_mates_stay() {
+        let (mut former, now) = (former(4, DELAY), Instant::now());
+        let deadline = now + Duration::from_millis(1);
+        former.push("a", 1, Facts { deadline: Some(deadline), ..online(1) }, now);
+        former.push("a", 2, online(1), now);
+        assert!(former.take_expired(now).is_empty());
+        assert_eq!(former.take_expired(deadline), vec![(1, deadline)]);
+        assert_eq!(former.take(now + DELAY), Some(("a", vec![2])));
+    }
+
+    #[test]
+    fn another_shape_neither_joins_nor_ends_a_batch() {
+        let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
+        for job in 0..6 {
+            former.push(if job % 2 == 0 { "a" } else { "b" }, job, online(1), now);
+        }
+        let mut batches = [former.take(now).unwrap(), former.take(now).unwrap()];
+        batches.sort();
+        assert_eq!(batches, [("a", vec![0, 2, 4]), ("b", vec![1, 3, 5])]);
+    }
+
+    #[test]
+    fn online_goes_first_and_bulk_keeps_its_floor() {
+        let (mut former, now) = (former(1, Duration::ZERO), Instant::now());
+        (0..100).for_each(|job| former.push("a", job, bulk(1), now));
+        (100..200).for_each(|job| former.push("a", job, online(1), now));
+        let first: Vec<bool> = (0..16).map(|_| former.take(now).unwrap().1[0] >= 100).collect();
+        assert_eq!(first.iter().filter(|online| !**online).count(), 2, "{first:?}");
+        assert!(first[..7].iter().all(|online| *online));
+    }
+
+    #[test]
+    fn bulk_jobs_fill_what_online_jobs_leave() {
+        let (mut former, now) = (former(3, Duration::ZERO), Instant::now());
+        former.push("a", 1, bulk(1), now);
+        former.push("a", 2, online(2), now);
+        assert_eq!(former.take(now), Some(("a", vec![2, 1])));
+    }
+
+    proptest! {
+        #[test]
+        fn no_job_is_lost_doubled_or_put_over_a_limit(
+            jobs in prop::collection::vec((0usize..3, any::<bool>(), 1usize..20), 1..200),
+            max_rows in 1usize..40,
+        ) {
+            let now = Instant::now();
+            let keys = ["a", "b", "c"];
+            let mut former = former(max_rows, Duration::ZERO);
+            for (job, &(key, is_bulk, rows)) in jobs.iter().enumerate() {
+                former.push(keys[key], job as u32, if is_bulk { bulk(rows) } else { online(rows) }, now);
+            }
+            let mut seen = vec![0; jobs.len()];
+            while let Some((key, batch)) = former.take(now) {
+                let rows: usize = batch.iter().map(|&job| jobs[job as usize].2).sum();
+                prop_assert!(rows <= max_rows || batch.len() == 1);
+                prop_assert!(batch.iter().all(|&job| keys[jobs[job as usize].0] == key));
+                batch.iter().for_each(|&job| seen[job as usize] += 1);
+            }
+            prop_assert!(seen.iter().all(|&times| times == 1));
+            prop_assert_eq!(former.waiting(), [0, 0]);
+        }
+    }
+}

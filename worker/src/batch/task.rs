@@ -1,0 +1,147 @@
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::SyncSender;
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+use tokio::time::sleep_until;
+
+use super::former::{Facts, Former, Limits};
+use crate::message::{Batch, Idle, Job, Outcome, RoutedJob, Served, Tails};
+use crate::route::{Routed, Routes};
+use crate::telemetry::{Count, Counters, Health};
+
+/// The batch task.
+pub struct Batcher {
+    /// Jobs from intake; closed when intake stops.
+    pub inbox: mpsc::Receiver<Job>,
+    /// Engines without work.
+    pub idle: mpsc::Receiver<Idle>,
+    /// The models.
+    pub routes: watch::Receiver<Arc<Routes>>,
+    /// Where refusals go.
+    pub outcomes: mpsc::Sender<Outcome>,
+    /// Written: batches.
+    pub counters: Arc<Counters>,
+    /// Written: queue depths.
+    pub health: Arc<Health>,
+}
+
+/// Jobs taken from the inbox at once.
+const BURST: usize = 256;
+
+/// What waits for one model, jobs and engines.
+struct Line {
+    former: Former<Tails, RoutedJob>,
+    idle: Vec<SyncSender<Batch>>,
+}
+
+impl Line {
+    fn new(model: &Served) -> Self {
+        let Served { max_rows, max_elements, max_delay, .. } = *model;
+        Self { former: Former::new(Limits { max_rows, max_elements, max_delay }), idle: Vec::new() }
+    }
+}
+
+/// By address of the model: a reloaded package is another model. The entry keeps the model, and so its address, alive.
+type Lines = HashMap<usize, (Arc<Served>, Line)>;
+
+fn line<'a>(lines: &'a mut Lines, model: &Arc<Served>) -> &'a mut Line {
+    let (_, line) = lines.entry(Arc::as_ptr(model).addr()).or_insert_with(|| (Arc::clone(model), Line::new(model)));
+    line
+}
+
+impl Batcher {
+    /// Runs until the inbox is closed, then gives back every job that has not started and lets the engines end.
+    pub async fn run(mut self) {
+        let mut lines = Lines::new();
+        let mut burst = Vec::with_capacity(BURST);
+        loop {
+            let wake = self.dispatch(&mut lines).await;
+            self.report(&lines);
+            tokio::select! {
+                received = self.inbox.recv_many(&mut burst, BURST) => {
+                    if received == 0 {
+                        return;
+                    }
+                    let routes = Arc::clone(&self.routes.borrow_and_update());
+                    for job in burst.drain(..) {
+                        self.admit(&mut lines, &routes, job).await;
+                    }
+                }
+                idle = self.idle.recv() => match idle {
+                    Some(Idle { model, slot }) => line(&mut lines, &model).idle.push(slot),
+                    // Every engine thread is gone: nothing will run again. The app sees it, too, and ends the process.
+                    None => return,
+                },
+                () = until(wake) => {}
+            }
+        }
+    }
+
+    async fn admit(&self, lines: &mut Lines, routes: &Routes, job: Job) {
+        let consumer = Arc::clone(&job.envelope.origin.consumer);
+        match routes.route(job) {
+            Ok(Routed { model, tails, job }) => {
+                let facts = Facts {
+                    lane: consumer.lane,
+                    rows: job.part.rows,
+                    elements: tails.iter().map(|tail| tail.iter().product::<usize>()).max().unwrap_or(1)
+                        * job.part.rows,
+                    deadline: job.deadline,
+                    is_last: job.envelope.origin.pending == 0,
+                };
+                line(lines, &model).former.push(tails, job, facts, Instant::now());
+            }
+            Err(refusal) => self.refuse(*refusal).await,
+        }
+    }
+
+    /// Gives every idle engine a batch while there are due ones. Returns when to look again at the latest.
+    async fn dispatch(&self, lines: &mut Lines) -> Option<Instant> {
+        let now = Instant::now();
+        let mut wake = None;
+        for (model, line) in lines.values_mut() {
+            for (job, deadline) in line.former.take_expired(now) {
+                self.counters.inc(Count::Expired);
+                self.refuse(Outcome::expired(job.envelope, deadline, now)).await;
+            }
+            while let Some(slot) = line.idle.pop() {
+                let Some((tails, jobs)) = line.former.take(now) else {
+                    line.idle.push(slot);
+                    break;
+                };
+                let batch = Batch { model: Arc::clone(model), tails, jobs, sealed: now };
+                self.counters.inc(Count::Batches);
+                self.counters.add(Count::BatchJobs, batch.jobs.len() as u64);
+                self.counters.add(Count::BatchRows, batch.rows() as u64);
+                // A failed send means that the instance died; its batch is dropped, which gives the jobs back.
+                drop(slot.send(batch));
+            }
+            // Without an idle engine the next batch waits for one, not for a time; deadlines pass all the same.
+            let next = if line.idle.is_empty() { line.former.next_deadline() } else { line.former.next_wake() };
+            wake = [wake, next].into_iter().flatten().min();
+        }
+        wake
+    }
+
+    async fn refuse(&self, outcome: Outcome) {
+        // A closed channel means that publish is gone: the outcome is dropped and its job given back.
+        drop(self.outcomes.send(outcome).await);
+    }
+
+    fn report(&self, lines: &Lines) {
+        let sum = |lane: usize| lines.values().map(|(_, line)| line.former.waiting()[lane]).sum();
+        for (lane, queued) in self.health.queued.iter().enumerate() {
+            queued.store(sum(lane), Ordering::Relaxed);
+        }
+    }
+}
+
+async fn until(wake: Option<Instant>) {
+    match wake {
+        Some(wake) => sleep_until(wake.into()).await,
+        None => std::future::pending().await,
+    }
+}

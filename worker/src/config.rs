@@ -1,0 +1,152 @@
+//! The settings of the whole worker, composed of those of its parts.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use gristmill_schemas::Namespace;
+use gristmill_schemas::topology;
+use gristmill_torch::DeviceSetting;
+use tracing_subscriber::EnvFilter;
+
+use crate::settings::{Invalid, Reader, Section, Sources};
+use crate::telemetry::Format;
+use crate::{connect, registry};
+
+/// Everything that can be set. `gristmill-worker --help` and the README list the keys.
+#[derive(Debug)]
+pub struct Config {
+    /// `namespace`
+    pub namespace: Namespace,
+    /// `worker`: this worker's name on results and in `/status`.
+    pub worker: String,
+    /// `device`
+    pub device: DeviceSetting,
+    /// `nats.*`
+    pub nats: connect::Config,
+    /// `models.*`
+    pub models: registry::Config,
+    /// `streams.*`: how missing streams and consumers are created.
+    pub streams: topology::Config,
+    /// `limits.*`
+    pub limits: Limits,
+    /// `admin.listen`
+    pub admin: SocketAddr,
+    /// `runtime.threads`: threads for everything but engines.
+    pub runtime_threads: usize,
+    /// `shutdown.grace_ms`: longest drain.
+    pub grace: Duration,
+    /// `log.format`
+    pub log_format: Format,
+    /// `log.filter`, in the form of `RUST_LOG`.
+    pub log_filter: String,
+}
+
+/// What bounds memory.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// `limits.in_flight`: most jobs accepted and not settled.
+    pub in_flight: usize,
+    /// `limits.job_bytes`: most bytes of one job's body.
+    pub job_bytes: usize,
+    /// `limits.publish_window`: most outcomes being stored at once.
+    pub publish_window: usize,
+}
+
+impl Config {
+    /// Reads all settings, or tells all that is wrong with them.
+    pub fn try_new(sources: Sources) -> Result<Self, Invalid> {
+        let mut reader = Reader::try_new(sources)?;
+        let mut top = reader.section("");
+        let namespace = top.parsed("namespace", "infer", str::parse);
+        let device = top.parsed("device", "auto", str::parse);
+        let worker = top.text("worker").unwrap_or_else(default_name);
+        let admin = reader.section("admin").parsed("listen", "127.0.0.1:9470", str::parse);
+        let mut log = reader.section("log");
+        let log_format = log.parsed("format", "auto", str::parse);
+        // EnvFilter cannot be cloned, so its text is kept and parsed where logging starts.
+        let filter = |text: &str| EnvFilter::try_new(text).map(|_| text.to_owned());
+        let log_filter = log.parsed("filter", "info", filter);
+        let nats = connect::Config::read(&mut reader.section("nats"));
+        let models = registry::Config::read(&mut reader.section("models"));
+        let streams = streams(&mut reader.section("streams"));
+        let limits = Limits::read(&mut reader.section("limits"));
+        let runtime_threads = reader.section("runtime").number("threads", 2, 1..=256);
+        let grace = Duration::from_millis(reader.section("shutdown").number("grace_ms", 30_000, 0..=3_600_000));
+        reader.finish()?;
+        const READ: &str = "a setting without a value left a fault, which finish has returned";
+        Ok(Self {
+            namespace: namespace.expect(READ),
+            device: device.expect(READ),
+            admin: admin.expect(READ),
+            log_format: log_format.expect(READ),
+            log_filter: log_filter.expect(READ),
+            worker,
+            nats,
+            models,
+            streams,
+            limits,
+            runtime_threads,
+            grace,
+        })
+    }
+}
+
+fn default_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    let host = if host.trim().is_empty() { "worker" } else { host.trim() };
+    format!("{host}-{}", std::process::id())
+}
+
+impl Limits {
+    fn read(section: &mut Section<'_>) -> Self {
+        Self {
+            in_flight: section.number("in_flight", 2048, 1..=1_000_000),
+            job_bytes: section.number("job_bytes", 8 << 20, 1024..=(1 << 30)),
+            publish_window: section.number("publish_window", 1024, 1..=100_000),
+        }
+    }
+}
+
+fn streams(section: &mut Section<'_>) -> topology::Config {
+    let default = topology::Config::default();
+    topology::Config {
+        replicas: section.number("replicas", default.replicas, 1..=5),
+        ack_wait_ms: section.number("ack_wait_ms", default.ack_wait_ms, 1000..=3_600_000),
+        max_deliver: section.number("max_deliver", default.max_deliver, 10..=100_000),
+        max_ack_pending: section.number("max_ack_pending", default.max_ack_pending, 1..=10_000_000),
+        duplicate_window_s: section.number("duplicate_window_s", default.duplicate_window_s, 60..=604_800),
+        results_max_age_s: section.number("results_max_age_s", default.results_max_age_s, 0..=315_360_000),
+        dlq_max_age_s: section.number("dlq_max_age_s", default.dlq_max_age_s, 0..=315_360_000),
+        jobs_max_bytes: section.number("jobs_max_bytes", default.jobs_max_bytes, -1..=i64::MAX),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let config = Config::try_new(Sources::default()).unwrap();
+        assert_eq!(config.admin.to_string(), "127.0.0.1:9470");
+        assert_eq!((config.limits.in_flight, config.nats.url.as_str()), (2048, "nats://127.0.0.1:4222"));
+    }
+
+    #[test]
+    fn the_environment_names_of_the_readme_work() {
+        let pairs = [
+            ("GRISTMILL__NATS__URL", "nats://n:1"),
+            ("GRISTMILL__NAMESPACE", "lab"),
+            ("GRISTMILL__MODELS__DIR", "/m"),
+            ("GRISTMILL__DEVICE", "cuda:1"),
+            ("GRISTMILL__ADMIN__LISTEN", "0.0.0.0:1"),
+            ("GRISTMILL__LIMITS__IN_FLIGHT", "7"),
+            ("GRISTMILL__SHUTDOWN__GRACE_MS", "9"),
+        ];
+        let environment = pairs.iter().map(|(k, v)| ((*k).to_owned(), (*v).to_owned())).collect();
+        let config = Config::try_new(Sources { environment, ..Sources::default() }).unwrap();
+        assert_eq!((config.nats.url.as_str(), config.namespace.to_string().as_str()), ("nats://n:1", "lab"));
+        assert_eq!((config.models.dir.as_path(), config.device), ("/m".as_ref(), DeviceSetting::Cuda(1)));
+        assert_eq!((config.admin.port(), config.limits.in_flight, config.grace.as_millis()), (1, 7, 9));
+    }
+}

@@ -1,0 +1,212 @@
+//! The one NATS connection of the worker.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use async_nats::{Client, ConnectOptions, Event};
+
+use crate::settings::Section;
+use crate::telemetry::Health;
+
+/// Where NATS is and how to get in.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// One or more servers, separated by commas.
+    pub url: String,
+    /// How long to try before giving up at start. Later cuts are retried for ever.
+    pub connect_timeout: Duration,
+    credentials: Option<PathBuf>,
+    nkey: Option<PathBuf>,
+    user: Option<String>,
+    password: Option<PathBuf>,
+    token: Option<PathBuf>,
+    tls_required: bool,
+    tls_first: bool,
+    tls_ca: Option<PathBuf>,
+    tls_cert: Option<PathBuf>,
+    tls_key: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the section `nats`. Secrets are named by the file that holds them, never given themselves.
+    pub fn read(section: &mut Section<'_>) -> Self {
+        let url = section.parsed("url", "nats://127.0.0.1:4222", |text| match text.trim() {
+            "" => Err("a URL is expected, such as nats://host:4222"),
+            url => Ok(url.to_owned()),
+        });
+        Self {
+            url: url.unwrap_or_default(),
+            connect_timeout: Duration::from_millis(section.number("connect_timeout_ms", 10_000, 100..=3_600_000)),
+            credentials: section.file("credentials_file"),
+            nkey: section.file("nkey_seed_file"),
+            user: section.text("user"),
+            password: section.file("password_file"),
+            token: section.file("token_file"),
+            tls_required: section.flag("tls_required"),
+            tls_first: section.flag("tls_first"),
+            tls_ca: section.file("tls_ca_file"),
+            tls_cert: section.file("tls_cert_file"),
+            tls_key: section.file("tls_key_file"),
+        }
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub enum ConnectError {
+    /// A file of the section cannot be used.
+    #[error("nats.{key} {path:?}: {source}")]
+    File {
+        /// The setting.
+        key: &'static str,
+        /// Its value.
+        path: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Two settings that only make sense together.
+    #[error("nats.{given} is set, nats.{missing} is not")]
+    Half {
+        /// This one is there.
+        given: &'static str,
+        /// This one is not.
+        missing: &'static str,
+    },
+    /// No server answered, or none let us in.
+    #[error("nats.url {url}: {source} (tried for {seconds:.1} s)")]
+    Server {
+        /// The setting.
+        url: String,
+        /// The last attempt's error.
+        source: async_nats::ConnectError,
+        /// How long.
+        seconds: f64,
+    },
+}
+
+/// Connects, trying again until `connect_timeout` has passed. `subscriptions` is the most messages one subscription
+/// may hold unread; intake's credit keeps below it.
+pub async fn connect(
+    config: &Config,
+    name: &str,
+    subscriptions: usize,
+    health: &Arc<Health>,
+) -> Result<Client, ConnectError> {
+    let started = Instant::now();
+    loop {
+        let options = options(config, name, subscriptions, health).await?;
+        match options.connect(&config.url).await {
+            Ok(client) => return Ok(client),
+            Err(source) if started.elapsed() >= config.connect_timeout => {
+                let (url, seconds) = (redact(&config.url), started.elapsed().as_secs_f64());
+                return Err(ConnectError::Server { url, source, seconds });
+            }
+            Err(error) => {
+                tracing::warn!(url = redact(&config.url), %error, "no connection to NATS yet");
+                tokio::time::sleep(Duration::from_millis(500)).await;
+            }
+        }
+    }
+}
+
+/// A URL may hold a password.
+fn redact(url: &str) -> String {
+    let one = |url: &str| match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}***{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
+    };
+    url.split(',').map(one).collect::<Vec<_>>().join(",")
+}
+
+async fn options(
+    config: &Config,
+    name: &str,
+    subscriptions: usize,
+    health: &Arc<Health>,
+) -> Result<ConnectOptions, ConnectError> {
+    let health = Arc::clone(health);
+    let mut options =
+        ConnectOptions::new().name(name).subscription_capacity(subscriptions).event_callback(move |event| {
+            observe(&health, &event);
+            std::future::ready(())
+        });
+    if let Some(path) = &config.credentials {
+        let file = |source| ConnectError::File { key: "credentials_file", path: path.clone(), source };
+        options = options.credentials_file(path).await.map_err(file)?;
+    }
+    if let Some(seed) = secret("nkey_seed_file", config.nkey.as_ref())? {
+        options = options.nkey(seed);
+    }
+    if let Some(token) = secret("token_file", config.token.as_ref())? {
+        options = options.token(token);
+    }
+    match (&config.user, secret("password_file", config.password.as_ref())?) {
+        (Some(user), Some(password)) => options = options.user_and_password(user.clone(), password),
+        (Some(_), None) => return Err(ConnectError::Half { given: "user", missing: "password_file" }),
+        (None, Some(_)) => return Err(ConnectError::Half { given: "password_file", missing: "user" }),
+        (None, None) => {}
+    }
+    tls(config, options)
+}
+
+fn tls(config: &Config, mut options: ConnectOptions) -> Result<ConnectOptions, ConnectError> {
+    if config.tls_required {
+        options = options.require_tls(true);
+    }
+    if config.tls_first {
+        options = options.tls_first();
+    }
+    if let Some(ca) = &config.tls_ca {
+        options = options.add_root_certificates(readable("tls_ca_file", ca)?);
+    }
+    match (&config.tls_cert, &config.tls_key) {
+        (Some(cert), Some(key)) => {
+            let (cert, key) = (readable("tls_cert_file", cert)?, readable("tls_key_file", key)?);
+            Ok(options.add_client_certificate(cert, key))
+        }
+        (Some(_), None) => Err(ConnectError::Half { given: "tls_cert_file", missing: "tls_key_file" }),
+        (None, Some(_)) => Err(ConnectError::Half { given: "tls_key_file", missing: "tls_cert_file" }),
+        (None, None) => Ok(options),
+    }
+}
+
+fn secret(key: &'static str, path: Option<&PathBuf>) -> Result<Option<String>, ConnectError> {
+    let Some(path) = path else { return Ok(None) };
+    let read = std::fs::read_to_string(path);
+    let text = read.map_err(|source| ConnectError::File { key, path: path.clone(), source })?;
+    Ok(Some(text.trim().to_owned()))
+}
+
+fn readable(key: &'static str, path: &PathBuf) -> Result<PathBuf, ConnectError> {
+    let open = std::fs::File::open(path).map_err(|source| ConnectError::File { key, path: path.clone(), source });
+    open.map(|_| path.clone())
+}
+
+fn observe(health: &Health, event: &Event) {
+    match event {
+        Event::Connected => {
+            health.connected.store(true, Ordering::Relaxed);
+            tracing::info!("connected to NATS");
+        }
+        Event::Disconnected | Event::Closed => {
+            health.connected.store(false, Ordering::Relaxed);
+            tracing::warn!("disconnected from NATS");
+        }
+        // Credit is meant to make this impossible.
+        Event::SlowConsumer(id) => tracing::error!(subscription = id, "the client dropped messages"),
+        other => tracing::warn!(event = %other, "NATS client"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_password_in_a_url_is_not_shown() {
+        assert_eq!(redact("nats://me:secret@a:4222,nats://b:1"), "nats://***@a:4222,nats://b:1");
+        assert_eq!(redact("nats://127.0.0.1:4222"), "nats://127.0.0.1:4222");
+    }
+}

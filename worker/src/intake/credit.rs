@@ -1,0 +1,263 @@
+//! The pure part of intake: how many jobs may be asked for, and from which consumer.
+//!
+//! One number bounds memory: the jobs accepted and not settled, plus those asked for and not yet delivered, never exceed
+//! the capacity. Every consumer always has a small pull open, online consumers first, so that neither lane waits for
+//! the other to go quiet; what is left goes to consumers known to have more, online before bulk.
+
+use std::collections::{HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use gristmill_schemas::Lane;
+
+/// How long the server keeps a pull open. Short: it is also the longest that a drain waits for pulls to end.
+pub const EXPIRES: Duration = Duration::from_secs(1);
+
+/// A pull whose end the server has not told this long after it expired is written off: the connection was cut, and the
+/// server has forgotten the pull.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// One request for jobs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Pull {
+    /// Index of the consumer.
+    pub consumer: usize,
+    /// Names the pull in the server's status messages.
+    pub id: u64,
+    /// Most jobs to deliver.
+    pub batch: usize,
+}
+
+/// What became of a delivery's credit.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Admission {
+    /// The job is new: open it.
+    Accepted,
+    /// The job is open already: the server delivered it again.
+    Duplicate,
+}
+
+/// Permits and open pulls.
+#[derive(Debug)]
+pub struct Credit {
+    capacity: usize,
+    open: HashSet<u64>,
+    consumers: Vec<Consumer>,
+    next_id: u64,
+}
+
+#[derive(Debug)]
+struct Consumer {
+    lane: Lane,
+    pulls: VecDeque<Open>,
+    /// Jobs that wait on the server, by its last word, less those asked for since.
+    pending: u64,
+    /// After an error status: not before this.
+    retry_at: Option<Instant>,
+}
+
+#[derive(Debug)]
+struct Open {
+    id: u64,
+    left: usize,
+    lost_at: Instant,
+}
+
+impl Credit {
+    /// No job accepted, no pull open.
+    pub fn new(capacity: usize, lanes: impl Iterator<Item = Lane>) -> Self {
+        let consumer = |lane| Consumer { lane, pulls: VecDeque::new(), pending: 0, retry_at: None };
+        Self { capacity, open: HashSet::new(), consumers: lanes.map(consumer).collect(), next_id: 0 }
+    }
+
+    /// Jobs accepted and not settled.
+    pub fn in_flight(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether the server may still deliver.
+    pub fn has_open_pulls(&self) -> bool {
+        self.consumers.iter().any(|consumer| !consumer.pulls.is_empty())
+    }
+
+    fn asked(&self) -> usize {
+        self.consumers.iter().map(Consumer::asked).sum()
+    }
+
+    /// The pulls to send now.
+    pub fn grant(&mut self, now: Instant) -> Vec<Pull> {
+        let mut free = self.capacity.saturating_sub(self.open.len() + self.asked());
+        let quantum = (self.capacity / 16).max(1);
+        let floor = (self.capacity / (8 * self.consumers.len().max(1))).max(1);
+        let mut pulls = Vec::new();
+        for lane in Lane::ALL {
+            for index in self.of_lane(lane, now) {
+                let batch = floor.min(free);
+                if self.consumers[index].pulls.is_empty() && batch >= floor.min(quantum) {
+                    free -= batch;
+                    pulls.push(self.pull(index, batch, now));
+                }
+            }
+        }
+        for lane in Lane::ALL {
+            for index in self.of_lane(lane, now) {
+                let want = usize::try_from(self.consumers[index].pending).unwrap_or(usize::MAX);
+                let batch = want.min(free);
+                // Small pulls cost as much as large ones: wait for a worthwhile one unless it is all there is to get.
+                if batch > 0 && (batch == want || batch >= quantum) {
+                    free -= batch;
+                    pulls.push(self.pull(index, batch, now));
+                }
+            }
+        }
+        pulls
+    }
+
+    fn of_lane(&self, lane: Lane, now: Instant) -> Vec<usize> {
+        let may = |c: &Consumer| c.lane == lane && c.retry_at.is_none_or(|at| at <= now);
+        (0..self.consumers.len()).filter(|&index| may(&self.consumers[index])).collect()
+    }
+
+    fn pull(&mut self, index: usize, batch: usize, now: Instant) -> Pull {
+        let id = self.next_id;
+        self.next_id += 1;
+        let consumer = &mut self.consumers[index];
+        consumer.pulls.push_back(Open { id, left: batch, lost_at: now + EXPIRES + GRACE });
+        consumer.pending = consumer.pending.saturating_sub(batch as u64);
+        consumer.retry_at = None;
+        Pull { consumer: index, id, batch }
+    }
+
+    /// A job came. `pending` is what the server says still waits behind it.
+    pub fn delivered(&mut self, index: usize, sequence: u64, pending: u64) -> Admission {
+        let consumer = &mut self.consumers[index];
+        // A delivery does not say which pull it answers; the server serves the oldest first.
+        if let Some(pull) = consumer.pulls.front_mut() {
+            pull.left -= 1;
+            if pull.left == 0 {
+                consumer.pulls.pop_front();
+            }
+        }
+        consumer.pending = pending.saturating_sub(consumer.asked() as u64);
+        if self.open.insert(sequence) { Admission::Accepted } else { Admission::Duplicate }
+    }
+
+    /// A job was settled.
+    pub fn closed(&mut self, sequence: u64) {
+        self.open.remove(&sequence);
+    }
+
+    /// The server ended a pull. `retry_at` holds the consumer back after an error.
+    pub fn ended(&mut self, index: usize, id: u64, retry_at: Option<Instant>) {
+        let consumer = &mut self.consumers[index];
+        consumer.pulls.retain(|pull| pull.id != id);
+        consumer.retry_at = retry_at;
+    }
+
+    /// Writes off the pulls whose end never came. Returns how many.
+    pub fn write_off(&mut self, now: Instant) -> usize {
+        let before = self.consumers.iter().map(|consumer| consumer.pulls.len()).sum::<usize>();
+        for consumer in &mut self.consumers {
+            consumer.pulls.retain(|pull| pull.lost_at > now);
+        }
+        before - self.consumers.iter().map(|consumer| consumer.pulls.len()).sum::<usize>()
+    }
+
+    /// When to call [`Self::write_off`] or [`Self::grant`] again, if nothing else happens.
+    pub fn next_wake(&self) -> Option<Instant> {
+        let lost = self.consumers.iter().flat_map(|consumer| &consumer.pulls).map(|pull| pull.lost_at);
+        let retries = self.consumers.iter().filter_map(|consumer| consumer.retry_at);
+        lost.chain(retries).min()
+    }
+}
+
+impl Consumer {
+    fn asked(&self) -> usize {
+        self.pulls.iter().map(|pull| pull.left).sum()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn credit(capacity: usize) -> Credit {
+        Credit::new(capacity, Lane::ALL.into_iter())
+    }
+
+    #[test]
+    fn every_consumer_has_a_small_pull_open() {
+        let mut credit = credit(160);
+        let pulls = credit.grant(Instant::now());
+        assert_eq!(pulls.iter().map(|pull| (pull.consumer, pull.batch)).collect::<Vec<_>>(), [(0, 10), (1, 10)]);
+        assert!(credit.grant(Instant::now()).is_empty());
+    }
+
+    #[test]
+    fn the_rest_goes_to_the_online_lane_first() {
+        let (mut credit, now) = (credit(160), Instant::now());
+        credit.grant(now);
+        credit.delivered(1, 1, 1000);
+        credit.delivered(0, 2, 1000);
+        let pulls = credit.grant(now);
+        assert_eq!((pulls.len(), pulls[0].consumer, pulls[0].batch), (1, 0, 140));
+    }
+
+    #[test]
+    fn a_redelivery_of_an_open_job_is_no_second_job() {
+        let (mut credit, now) = (credit(160), Instant::now());
+        credit.grant(now);
+        assert_eq!(credit.delivered(0, 7, 0), Admission::Accepted);
+        assert_eq!(credit.delivered(0, 7, 0), Admission::Duplicate);
+        assert_eq!(credit.in_flight(), 1);
+    }
+
+    #[test]
+    fn a_pull_that_never_ends_is_written_off_and_its_credit_comes_back() {
+        let (mut credit, now) = (credit(160), Instant::now());
+        credit.grant(now);
+        let late = now + EXPIRES + GRACE;
+        assert_eq!(credit.next_wake(), Some(late));
+        assert_eq!(credit.write_off(late), 2);
+        assert_eq!(credit.grant(late).len(), 2);
+    }
+
+    #[test]
+    fn an_error_holds_a_consumer_back_for_a_while() {
+        let (mut credit, now) = (credit(160), Instant::now());
+        let pulls = credit.grant(now);
+        let later = now + Duration::from_secs(1);
+        credit.ended(0, pulls[0].id, Some(later));
+        assert!(credit.grant(now).is_empty());
+        assert_eq!(credit.grant(later).len(), 1);
+    }
+
+    proptest! {
+        #[test]
+        fn accepted_and_asked_for_never_exceed_the_capacity(
+            capacity in 1usize..300,
+            consumers in 1usize..4,
+            steps in prop::collection::vec((0usize..5, 0usize..4, 0u64..500), 1..300),
+        ) {
+            let lanes = (0..consumers).map(|i| Lane::ALL[i % 2]);
+            let (mut credit, mut now) = (Credit::new(capacity, lanes), Instant::now());
+            let (mut sequence, mut pulls) = (0, Vec::new());
+            for (step, consumer, n) in steps {
+                let consumer = consumer % consumers;
+                match step {
+                    0 => pulls.extend(credit.grant(now)),
+                    1 if credit.consumers[consumer].asked() > 0 => {
+                        sequence += 1;
+                        credit.delivered(consumer, sequence, n);
+                    }
+                    2 => credit.closed(sequence.saturating_sub(n)),
+                    3 => if let Some(pull) = pulls.pop() {
+                        credit.ended(pull.consumer, pull.id, None);
+                    },
+                    _ => now += Duration::from_millis(n),
+                }
+                prop_assert!(credit.in_flight() + credit.asked() <= capacity);
+            }
+        }
+    }
+}

@@ -1,0 +1,34 @@
+//! The worker: pulls jobs from JetStream, batches them onto models, stores one result for each, and acknowledges only
+//! then. `ARCHITECTURE.md` lists who owns what and which invariants hold.
+//!
+//! Modules in the order a job meets them.
+
+// Rank 0: what stages say to each other.
+mod datatype;
+mod message;
+pub mod settings;
+mod shutdown;
+pub mod telemetry;
+mod ticket;
+
+// Rank 1: pure decisions about one job.
+mod decode;
+mod route;
+
+// Rank 2: stages. None knows another.
+mod admin;
+mod batch;
+mod connect;
+mod intake;
+mod publish;
+mod registry;
+mod run;
+mod settle;
+
+// Rank 3: the whole.
+mod app;
+mod config;
+
+pub use admin::Admin;
+pub use app::App;
+pub use config::Config;

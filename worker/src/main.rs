@@ -1,0 +1,147 @@
+//! `gristmill-worker`: config, build, spawn, wait, drain with a limit.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use anyhow::Context;
+use clap::Parser;
+use gristmill_worker::settings::Sources;
+use gristmill_worker::telemetry::{self, Counters, Health};
+use gristmill_worker::{Admin, App, Config};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// Pulls inference jobs from NATS JetStream, batches them onto libtorch models, stores one result per job, and
+/// acknowledges only then.
+#[derive(Parser)]
+#[command(
+    version,
+    after_help = "Settings: defaults < --config FILE < environment < flags. A key such as nats.url is \
+    GRISTMILL__NATS__URL in the environment and `--set nats.url=...` as a flag. Keys:\n\n\
+    namespace, worker, device (auto|cpu|cuda|cuda:N)\n\
+    nats.url, nats.connect_timeout_ms, nats.credentials_file, nats.nkey_seed_file, nats.user, nats.password_file,\n  \
+    nats.token_file, nats.tls_required, nats.tls_first, nats.tls_ca_file, nats.tls_cert_file, nats.tls_key_file\n\
+    models.dir, models.versions (latest|all), models.instances, models.threads\n\
+    limits.in_flight, limits.job_bytes, limits.publish_window\n\
+    streams.replicas, streams.ack_wait_ms, streams.max_deliver, streams.max_ack_pending, streams.duplicate_window_s,\n  \
+    streams.results_max_age_s, streams.dlq_max_age_s, streams.jobs_max_bytes\n\
+    admin.listen, runtime.threads, shutdown.grace_ms, log.format (auto|json|text), log.filter\n\n\
+    Exit codes: 0 drained after SIGTERM or SIGINT; 1 failed; 2 wrong flags or settings; 128+N ended by a second signal."
+)]
+struct Args {
+    /// TOML file with settings
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+
+    /// Set one key; may be repeated
+    #[arg(long, value_name = "KEY=VALUE", value_parser = pair)]
+    set: Vec<(String, String)>,
+
+    /// Check the settings and end
+    #[arg(long)]
+    check: bool,
+}
+
+fn pair(text: &str) -> Result<(String, String), String> {
+    let (key, value) = text.split_once('=').ok_or("KEY=VALUE is expected")?;
+    Ok((key.to_owned(), value.to_owned()))
+}
+
+#[expect(clippy::print_stderr, reason = "before logging is set up, standard error is all there is")]
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let check = args.check;
+    let config = match load(args) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("gristmill-worker: {error:#}");
+            return ExitCode::from(2);
+        }
+    };
+    if check {
+        return ExitCode::SUCCESS;
+    }
+    let filter = EnvFilter::try_new(&config.log_filter).expect("config has checked the filter");
+    telemetry::init(config.log_format, filter);
+    match run(&config) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = format!("{error:#}"), "worker failed");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn load(args: Args) -> anyhow::Result<Config> {
+    let read = |path: PathBuf| {
+        let name = path.display().to_string();
+        let text = std::fs::read_to_string(&path).with_context(|| format!("settings file {name}"))?;
+        anyhow::Ok((name, text))
+    };
+    let file = args.config.map(read).transpose()?;
+    let environment = std::env::vars_os()
+        .filter_map(|(key, value)| Some((key.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    Ok(Config::try_new(Sources { file, environment, flags: args.set })?)
+}
+
+fn run(config: &Config) -> anyhow::Result<()> {
+    let mut runtime = tokio::runtime::Builder::new_multi_thread();
+    let runtime = runtime.worker_threads(config.runtime_threads).thread_name("runtime").enable_all().build()?;
+    let (health, counters) = (Arc::<Health>::default(), Arc::<Counters>::default());
+    let admin = Admin {
+        worker: config.worker.clone(),
+        permits: config.limits.in_flight,
+        health: Arc::clone(&health),
+        counters: Arc::clone(&counters),
+    };
+    let listen = admin.spawn(config.admin)?;
+    tracing::info!(worker = config.worker, admin = %listen, namespace = %config.namespace, "starting");
+    let done = runtime.block_on(serve(config, health, counters));
+    // Threads that block in libtorch are not waited for: their jobs were given back or will be delivered again.
+    runtime.shutdown_background();
+    done
+}
+
+async fn serve(config: &Config, health: Arc<Health>, counters: Arc<Counters>) -> anyhow::Result<()> {
+    let mut signals = Signals::try_new()?;
+    let mut app = tokio::select! {
+        app = App::start(config, health, counters) => app?,
+        _ = signals.recv() => return Ok(()),
+    };
+    tracing::info!("serving");
+    let name = tokio::select! {
+        name = signals.recv() => name,
+        ended = app.failed() => return Err(ended.into()),
+    };
+    tracing::info!(signal = name.0, grace_ms = config.grace.as_millis() as u64, "draining");
+    tokio::select! {
+        drained = app.drain(config.grace) => drained?,
+        name = signals.recv() => {
+            tracing::warn!(signal = name.0, "second signal, ending at once");
+            std::process::exit(128 + name.1);
+        }
+    }
+    tracing::info!("drained");
+    Ok(())
+}
+
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Signals {
+    fn try_new() -> std::io::Result<Self> {
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    /// The next request to end: its name and number.
+    async fn recv(&mut self) -> (&'static str, i32) {
+        tokio::select! {
+            _ = self.terminate.recv() => ("SIGTERM", 15),
+            _ = self.interrupt.recv() => ("SIGINT", 2),
+        }
+    }
+}

@@ -1,0 +1,216 @@
+//! What travels through the pipeline: `Delivery -> Job -> Batch -> Outcome`, each consuming the one before.
+
+use std::sync::Arc;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant};
+
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+use gristmill_engine::{Part, RowSlice, Signature};
+use gristmill_schemas::{Datatype, ErrorCode, Lane, Parameters, Shape, Token, TraceContext};
+use time::OffsetDateTime;
+
+use crate::ticket::Ticket;
+
+/// A message as the server delivered it.
+#[derive(Debug)]
+pub struct Delivery {
+    /// The claim on its settlement.
+    pub ticket: Ticket,
+    /// What came.
+    pub origin: Origin,
+}
+
+/// The message itself and where it came from; kept to the end, for the dead letter.
+#[derive(Debug)]
+pub struct Origin {
+    /// Subject it was published to.
+    pub subject: Subject,
+    /// Its headers, untouched.
+    pub headers: Option<HeaderMap>,
+    /// Its body, untouched.
+    pub payload: Bytes,
+    /// Consumer that delivered it.
+    pub consumer: Arc<Consumer>,
+    /// Sequence in the jobs stream.
+    pub sequence: u64,
+    /// When the server stored it; the same in every redelivery.
+    pub published: OffsetDateTime,
+    /// How often it was delivered, this time included.
+    pub deliveries: i64,
+    /// Jobs still waiting behind it in its consumer.
+    pub pending: u64,
+    /// When it arrived here.
+    pub received: Instant,
+}
+
+/// A durable consumer: one model, one lane.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Consumer {
+    /// Model of its jobs.
+    pub model: Token,
+    /// Lane of its jobs.
+    pub lane: Lane,
+    /// Its name on the server.
+    pub name: String,
+}
+
+/// All of a job but its tensors: what an answer of any kind needs.
+#[derive(Debug)]
+pub struct Envelope {
+    /// The claim on the job's settlement.
+    pub ticket: Ticket,
+    /// What came.
+    pub origin: Origin,
+    /// The sender's label, or one made of stream and sequence.
+    pub id: String,
+    /// Last token of the result subject.
+    pub reply: Token,
+    /// The trace the result goes on with: the sender's, or a new one.
+    pub trace: TraceContext,
+    /// Time from stored by the server to received here, clamped at 0.
+    pub in_stream: Duration,
+}
+
+/// A job that was read and agrees with itself; whether a model takes it is still open.
+#[derive(Debug)]
+pub struct Job {
+    /// All but the tensors.
+    pub envelope: Box<Envelope>,
+    /// Pinned model version.
+    pub version: Option<Token>,
+    /// When its answer stops being of use.
+    pub deadline: Option<Instant>,
+    /// Rows of every input.
+    pub rows: usize,
+    /// Inputs, in the sender's order.
+    pub inputs: Vec<Input>,
+    /// Outputs wanted, in this order; `None` for all.
+    pub outputs: Option<Vec<String>>,
+}
+
+/// One input as the sender wrote it. `name` and `data` share the payload's memory.
+#[derive(Debug)]
+pub struct Input {
+    /// UTF-8.
+    pub name: Bytes,
+    /// Element type.
+    pub datatype: Datatype,
+    /// Dimensions, rows first.
+    pub shape: Shape,
+    /// Row-major, little-endian.
+    pub data: Bytes,
+}
+
+/// A model this worker serves.
+#[derive(Debug)]
+pub struct Served {
+    /// Subject token.
+    pub name: Token,
+    /// Version token.
+    pub version: Token,
+    /// `sha256:<hex>` of the model file.
+    pub digest: String,
+    /// Device its instances run on.
+    pub device: String,
+    /// What it takes and gives.
+    pub signature: Arc<Signature>,
+    /// Most rows in one batch, and in one job.
+    pub max_rows: usize,
+    /// Most elements of the largest input in one batch.
+    pub max_elements: usize,
+    /// How long an idle engine waits for a fuller batch.
+    pub max_delay: Duration,
+}
+
+/// A job that a model takes.
+#[derive(Debug)]
+pub struct RoutedJob {
+    /// All but the tensors.
+    pub envelope: Box<Envelope>,
+    /// When its answer stops being of use.
+    pub deadline: Option<Instant>,
+    /// Its rows, inputs in the order of the signature.
+    pub part: Part,
+    /// Indices of the outputs wanted, in the order wanted.
+    pub wanted: Vec<usize>,
+}
+
+/// Dimensions behind the rows, one entry for each input. Jobs of the same tails share a batch.
+pub type Tails = Vec<Vec<usize>>;
+
+/// Jobs that run together.
+#[derive(Debug)]
+pub struct Batch {
+    /// Model they run on.
+    pub model: Arc<Served>,
+    /// Dimensions they have in common.
+    pub tails: Tails,
+    /// At least one.
+    pub jobs: Vec<RoutedJob>,
+    /// When it was closed.
+    pub sealed: Instant,
+}
+
+/// An idle engine instance: room for exactly one batch. Dropping it ends the instance's thread.
+#[derive(Debug)]
+pub struct Idle {
+    /// Model the instance runs.
+    pub model: Arc<Served>,
+    /// Where its next batch goes.
+    pub slot: SyncSender<Batch>,
+}
+
+/// A job's end, on its way to be published.
+#[derive(Debug)]
+pub struct Outcome {
+    /// All but the tensors.
+    pub envelope: Box<Envelope>,
+    /// Model it was answered by, or refused by.
+    pub model: Option<Arc<Served>>,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// Success or refusal. There is no third exit.
+#[derive(Debug)]
+pub enum Answer {
+    /// Rows of the outputs wanted.
+    Ok { outputs: Vec<Output>, parameters: Parameters },
+    /// Why there are none.
+    Refused { code: ErrorCode, message: String },
+}
+
+/// One output of one job.
+#[derive(Debug)]
+pub struct Output {
+    /// Index in the model's signature.
+    pub index: usize,
+    /// The rows.
+    pub rows: RowSlice,
+}
+
+impl Outcome {
+    /// Refuses a job.
+    pub fn refused(
+        envelope: Box<Envelope>,
+        model: Option<Arc<Served>>,
+        code: ErrorCode,
+        message: impl ToString,
+    ) -> Self {
+        Self { envelope, model, answer: Answer::Refused { code, message: message.to_string() } }
+    }
+
+    /// Refuses a job whose deadline has passed.
+    pub fn expired(envelope: Box<Envelope>, deadline: Instant, now: Instant) -> Self {
+        let late = now.saturating_duration_since(deadline).as_millis();
+        Self::refused(envelope, None, ErrorCode::DeadlineExceeded, format!("the job's timeout passed {late} ms ago"))
+    }
+}
+
+impl Batch {
+    /// Rows of all jobs together.
+    pub fn rows(&self) -> usize {
+        self.jobs.iter().map(|job| job.part.rows).sum()
+    }
+}

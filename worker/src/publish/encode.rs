@@ -1,0 +1,149 @@
+//! Outcomes as messages. Pure; called again where a publish has to be repeated.
+
+use async_nats::header::HeaderValue;
+use async_nats::{HeaderMap, HeaderName};
+use bytes::Bytes;
+use gristmill_schemas::{
+    DeadLetter, ErrorBody, ErrorCode, Namespace, Parameters, ResultBody, Shape, Tensor, header, replayable_headers,
+};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use crate::datatype;
+use crate::message::{Envelope, Output, Served};
+
+/// What stands on every message of this worker.
+#[derive(Debug, Clone)]
+pub struct Names {
+    /// Prefix of subjects and streams.
+    pub namespace: Namespace,
+    /// This worker.
+    pub worker: String,
+    /// The jobs stream; part of every dedup id.
+    pub jobs: String,
+    /// The results stream; JetStream refuses a result that another stream would store.
+    pub results: String,
+    /// The dead-letter stream, likewise.
+    pub dlq: String,
+}
+
+/// A message ready to be published.
+#[derive(Debug)]
+pub(super) struct Message {
+    pub(super) subject: String,
+    pub(super) headers: HeaderMap,
+    pub(super) payload: Bytes,
+}
+
+impl Names {
+    /// The dedup id of a job's result: the same in every redelivery and for success and error, so that one is stored.
+    fn result_id(&self, envelope: &Envelope) -> String {
+        let nanos = envelope.origin.published.unix_timestamp_nanos();
+        format!("{}.{}.{nanos}", self.jobs, envelope.origin.sequence)
+    }
+
+    pub(super) fn result(
+        &self,
+        envelope: &Envelope,
+        model: &Served,
+        outputs: &[Output],
+        parameters: Parameters,
+    ) -> Message {
+        let body = ResultBody {
+            id: &envelope.id,
+            model_name: model.name.as_str(),
+            model_version: model.version.as_str(),
+            outputs: outputs.iter().map(|output| tensor(model, output)).collect(),
+            parameters,
+        };
+        let payload = body.encode().into();
+        self.reply(envelope, Some(model), "ok", payload)
+    }
+
+    pub(super) fn error(&self, envelope: &Envelope, model: Option<&Served>, code: ErrorCode, message: &str) -> Message {
+        let model_name = envelope.origin.consumer.model.as_str();
+        let payload = ErrorBody { id: &envelope.id, model_name, code, message }.encode().into();
+        let mut reply = self.reply(envelope, model, "error", payload);
+        set(&mut reply.headers, header::ERROR_CODE, code.as_str());
+        reply
+    }
+
+    fn reply(&self, envelope: &Envelope, model: Option<&Served>, status: &str, payload: Bytes) -> Message {
+        let name = &envelope.origin.consumer.model;
+        let mut headers = HeaderMap::new();
+        set(&mut headers, header::MSG_ID, &self.result_id(envelope));
+        set(&mut headers, header::EXPECTED_STREAM, &self.results);
+        set(&mut headers, header::JOB_ID, &envelope.id);
+        set(&mut headers, header::STATUS, status);
+        set(&mut headers, header::MODEL, name.as_str());
+        if let Some(model) = model {
+            set(&mut headers, header::MODEL_VERSION, model.version.as_str());
+            set(&mut headers, header::MODEL_DIGEST, &model.digest);
+        }
+        set(&mut headers, header::WORKER, &self.worker);
+        self.trace(&mut headers, envelope);
+        Message { subject: self.namespace.result_subject(name, &envelope.reply), headers, payload }
+    }
+
+    /// Our span in the job's trace, and what travels with the trace untouched.
+    fn trace(&self, headers: &mut HeaderMap, envelope: &Envelope) {
+        set(headers, header::TRACEPARENT, &envelope.trace.to_string());
+        for name in [header::TRACESTATE, header::BAGGAGE] {
+            let value = envelope.origin.headers.as_ref().and_then(|headers| headers.get(name));
+            if let Some(value) = value.filter(|value| !value.as_str().is_empty()) {
+                headers.insert(name, value.clone());
+            }
+        }
+    }
+
+    /// The job with its own headers and bytes, and what became of it.
+    pub(super) fn dead_letter(&self, envelope: &Envelope, code: ErrorCode, error: &str, with_payload: bool) -> Message {
+        let origin = &envelope.origin;
+        let mut headers = HeaderMap::new();
+        for (name, values) in origin.headers.iter().flat_map(HeaderMap::iter) {
+            let name: &str = name.as_ref();
+            let Some(Ok(name)) = replayable_headers(name).map(str::parse::<HeaderName>) else { continue };
+            values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
+        }
+        let letter = DeadLetter {
+            subject: &origin.subject,
+            stream: &self.jobs,
+            sequence: origin.sequence,
+            consumer: &origin.consumer.name,
+            deliveries: origin.deliveries,
+            code,
+            error,
+            worker: &self.worker,
+            model: &origin.consumer.model,
+            published: &rfc3339(origin.published),
+            at: &rfc3339(OffsetDateTime::now_utc()),
+            payload: if with_payload { "inline" } else { "omitted" },
+        };
+        letter.headers().iter().for_each(|(name, value)| set(&mut headers, name, value));
+        set(&mut headers, header::MSG_ID, &format!("dlq.{}", self.result_id(envelope)));
+        set(&mut headers, header::EXPECTED_STREAM, &self.dlq);
+        let payload = if with_payload { origin.payload.clone() } else { Bytes::new() };
+        Message { subject: self.namespace.dlq_subject(&origin.consumer.model), headers, payload }
+    }
+}
+
+fn tensor<'a>(model: &'a Served, output: &'a Output) -> Tensor<'a> {
+    let shape = Shape::try_new(&output.rows.shape);
+    Tensor {
+        name: &model.signature.outputs[output.index].name,
+        datatype: datatype::wire(output.rows.dtype),
+        shape: shape.expect("outputs were checked against a manifest, which bounds the rank"),
+        data: (&*output.rows.data).into(),
+    }
+}
+
+fn rfc3339(time: OffsetDateTime) -> String {
+    time.format(&Rfc3339).unwrap_or_default()
+}
+
+/// Sets a header, or leaves it out where the value cannot be one: a label is not worth a panic.
+fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
+    if let Ok(value) = value.parse::<HeaderValue>() {
+        headers.insert(HeaderName::from_static(name), value);
+    }
+}

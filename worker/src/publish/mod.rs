@@ -1,0 +1,7 @@
+//! Publish: stores results, dead letters and error results, and settles a job only when JetStream has confirmed them.
+
+mod encode;
+mod task;
+
+pub use encode::Names;
+pub use task::Publisher;

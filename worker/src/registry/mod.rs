@@ -1,0 +1,183 @@
+//! Registry: finds model packages, checks them, has their instances loaded, and writes the route table.
+
+mod package;
+mod version;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+
+use gristmill_engine::{LoadError, ModelFile};
+use tokio::sync::oneshot;
+
+pub use package::PackageError;
+use package::{Package, scan};
+
+use crate::message::Served;
+use crate::route::Routes;
+use crate::settings::Section;
+use crate::telemetry::ModelReport;
+
+/// Which packages are loaded, and how often.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Holds `<name>/<version>/model.toml`.
+    pub dir: PathBuf,
+    /// Only the highest version of each model, or every one.
+    pub all_versions: bool,
+    /// Engine instances of each model.
+    pub instances: usize,
+    /// Threads one operator may use on the CPU, per instance.
+    pub threads: usize,
+}
+
+impl Config {
+    /// Reads the section `models`.
+    pub fn read(section: &mut Section<'_>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let instances = section.number("instances", 1, 1..=256);
+        // The runtime and a broker on the same machine need a core of their own.
+        let threads = (cores.saturating_sub(1) / instances).max(1);
+        let all_versions = section.parsed("versions", "latest", |text| match text {
+            "latest" => Ok(false),
+            "all" => Ok(true),
+            _ => Err("must be latest or all"),
+        });
+        Self {
+            dir: section.path("dir", "models"),
+            all_versions: all_versions.unwrap_or_default(),
+            instances,
+            threads: section.number("threads", threads, 1..=1024),
+        }
+    }
+}
+
+/// Starts one instance; given by the app, which knows the run stage.
+pub type Spawn<'a> =
+    dyn Fn(Arc<Served>, ModelFile) -> std::io::Result<(JoinHandle<()>, oneshot::Receiver<Result<(), LoadError>>)> + 'a;
+
+/// What was loaded.
+#[derive(Default)]
+pub struct Loaded {
+    /// Where jobs go.
+    pub routes: Routes,
+    /// For people.
+    pub reports: Vec<ModelReport>,
+    /// The instances' threads.
+    pub threads: Vec<JoinHandle<()>>,
+}
+
+/// Nothing can be served.
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    /// The directory cannot be read.
+    #[error("models.dir {dir:?}: {source}")]
+    Dir {
+        /// The setting.
+        dir: PathBuf,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// There is no package, or none that can be served.
+    #[error("no model in models.dir {dir:?} can be served{}", list(.reasons))]
+    Nothing {
+        /// The setting.
+        dir: PathBuf,
+        /// One for each refused package.
+        reasons: Vec<String>,
+    },
+}
+
+fn list(reasons: &[String]) -> String {
+    match reasons {
+        [] => " (packages are expected at <name>/<version>/model.toml)".into(),
+        _ => format!(":\n  {}", reasons.join("\n  ")),
+    }
+}
+
+/// Loads and warms up every package. A package that cannot be served is reported and left out: its jobs wait in the
+/// stream, the other models serve. Fails where nothing is left.
+pub async fn load(config: &Config, device: &str, spawn: &Spawn<'_>) -> Result<Loaded, RegistryError> {
+    let dir = config.dir.clone();
+    let scanned = scan(&dir, config.all_versions).map_err(|source| RegistryError::Dir { dir: dir.clone(), source })?;
+    let mut loaded = Loaded::default();
+    for path in scanned {
+        match load_one(config, device, &path, spawn, &mut loaded.threads).await {
+            Ok(served) => {
+                let report = report(&served, config.instances);
+                let (model, version, digest) = (&report.name, &report.version, &report.digest);
+                tracing::info!(model, version, digest, device, instances = config.instances, "model ready");
+                loaded.reports.push(report);
+                loaded.routes.models.entry(served.name.clone()).or_default().push(served);
+            }
+            Err(error) => {
+                tracing::error!(%error, package = %path.display(), "model package refused");
+                loaded.reports.push(refused(&path, &error));
+            }
+        }
+    }
+    if loaded.routes.models.is_empty() {
+        let reasons = loaded.reports.into_iter().filter_map(|report| report.refused).collect();
+        return Err(RegistryError::Nothing { dir, reasons });
+    }
+    sort(&mut loaded.routes.models);
+    Ok(loaded)
+}
+
+/// The highest version first: it is the default.
+fn sort(models: &mut HashMap<gristmill_schemas::Token, Vec<Arc<Served>>>) {
+    for versions in models.values_mut() {
+        versions.sort_by(|a, b| version::compare(b.version.as_str(), a.version.as_str()));
+    }
+}
+
+async fn load_one(
+    config: &Config,
+    device: &str,
+    path: &Path,
+    spawn: &Spawn<'_>,
+    threads: &mut Vec<JoinHandle<()>>,
+) -> Result<Arc<Served>, PackageError> {
+    let at = path.to_owned();
+    // Hashing reads the whole file: not on the runtime.
+    let opened = tokio::task::spawn_blocking(move || Package::open(&at)).await;
+    let package = opened.map_err(|panic| PackageError::Load(panic.to_string()))??;
+    let served = Arc::new(package.served(device));
+    for _ in 0..config.instances {
+        let (thread, warm) = spawn(Arc::clone(&served), package.file.clone())?;
+        threads.push(thread);
+        match warm.await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return Err(PackageError::Load(error.0)),
+            Err(_) => return Err(PackageError::Load("the engine thread died while loading".into())),
+        }
+    }
+    Ok(served)
+}
+
+fn report(served: &Served, instances: usize) -> ModelReport {
+    ModelReport {
+        name: served.name.to_string(),
+        version: served.version.to_string(),
+        digest: served.digest.clone(),
+        device: served.device.clone(),
+        instances,
+        refused: None,
+    }
+}
+
+fn refused(path: &Path, error: &PackageError) -> ModelReport {
+    let part = |path: Option<&Path>| {
+        let name = path.and_then(Path::file_name).unwrap_or_default();
+        name.to_string_lossy().into_owned()
+    };
+    ModelReport {
+        name: part(path.parent()),
+        version: part(Some(path)),
+        digest: String::new(),
+        device: String::new(),
+        instances: 0,
+        refused: Some(format!("{}: {error}", path.display())),
+    }
+}

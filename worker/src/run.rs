@@ -1,0 +1,153 @@
+//! Run: one OS thread for each engine instance. It owns every tensor, waits for a batch, runs it, sends the outcomes
+//! on and asks for the next one. Nothing here knows tokio's reactor or NATS.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::mpsc::sync_channel;
+use std::thread::JoinHandle;
+use std::time::Instant;
+
+use gristmill_engine::{Engine, HostTensor, InputSpec, Load, LoadError, ModelFile, RowSlice, RunError, split, stack};
+use gristmill_schemas::{ErrorCode, Parameters};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::message::{Answer, Batch, Idle, Outcome, Output, RoutedJob, Served};
+use crate::telemetry::{Count, Counters};
+
+/// What every instance is given.
+#[derive(Clone)]
+pub struct Instances {
+    /// Makes the engines.
+    pub loader: Arc<dyn Load>,
+    /// Where instances report that they have no work.
+    pub idle: mpsc::Sender<Idle>,
+    /// Where outcomes go.
+    pub outcomes: mpsc::Sender<Outcome>,
+    /// Written: errors of models.
+    pub counters: Arc<Counters>,
+}
+
+impl Instances {
+    /// Starts the thread of one instance. The receiver tells when it is loaded and warm, or why it is not.
+    pub fn spawn(
+        &self,
+        model: Arc<Served>,
+        file: ModelFile,
+    ) -> std::io::Result<(JoinHandle<()>, oneshot::Receiver<Result<(), LoadError>>)> {
+        let (ready, warm) = oneshot::channel();
+        let instances = self.clone();
+        let name = format!("engine-{}", model.name);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let loaded = instances.loader.load(&file).and_then(|mut engine| {
+                warm_up(&mut *engine, &model)?;
+                Ok(engine)
+            });
+            match loaded {
+                Ok(mut engine) => {
+                    drop(ready.send(Ok(())));
+                    instances.serve(&mut *engine, &model);
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        })?;
+        Ok((thread, warm))
+    }
+
+    fn serve(&self, engine: &mut dyn Engine, model: &Arc<Served>) {
+        loop {
+            let (slot, inbox) = sync_channel(1);
+            let idle = Idle { model: Arc::clone(model), slot };
+            // Either end closed means that the batch task is gone: the drain has come to us.
+            if self.idle.blocking_send(idle).is_err() {
+                return;
+            }
+            let Ok(batch) = inbox.recv() else { return };
+            for outcome in run(engine, batch, &self.counters) {
+                if self.outcomes.blocking_send(outcome).is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// Runs one row and a full batch, and checks what comes out. The TorchScript executor specialises in its first runs.
+fn warm_up(engine: &mut dyn Engine, model: &Served) -> Result<(), LoadError> {
+    let signature = &model.signature;
+    for rows in [1, 2, model.max_rows, model.max_rows] {
+        let rows = rows.min(model.max_rows);
+        let inputs: Vec<HostTensor> = signature.inputs.iter().map(|input: &InputSpec| input.example(rows)).collect();
+        let failed = |reason: String| LoadError(format!("warm-up with {rows} rows: {reason}"));
+        let outputs = engine.run(&inputs).map_err(|error| failed(error.0))?;
+        signature.check_outputs(&outputs, rows).map_err(|mismatch| failed(format!("output {mismatch}")))?;
+    }
+    Ok(())
+}
+
+/// Runs a batch. Where it fails, halves it until only the jobs that fail alone are left: they are refused, their mates
+/// have results.
+fn run(engine: &mut dyn Engine, batch: Batch, counters: &Counters) -> Vec<Outcome> {
+    let mut outcomes = Vec::with_capacity(batch.jobs.len());
+    let mut todo = vec![batch];
+    while let Some(mut batch) = todo.pop() {
+        let started = Instant::now();
+        match forward(engine, &batch) {
+            Ok(outputs) => outcomes.extend(answers(batch, outputs, started)),
+            Err(error) => {
+                counters.inc(Count::RunErrors);
+                if batch.jobs.len() > 1 {
+                    let jobs = batch.jobs.split_off(batch.jobs.len() / 2);
+                    todo.push(Batch { model: Arc::clone(&batch.model), tails: batch.tails.clone(), jobs, ..batch });
+                    todo.push(batch);
+                } else {
+                    outcomes.extend(batch.jobs.into_iter().map(|job| refusal(job, &batch.model, &error)));
+                }
+            }
+        }
+    }
+    outcomes
+}
+
+fn forward(engine: &mut dyn Engine, batch: &Batch) -> Result<Vec<HostTensor>, RunError> {
+    let signature = &batch.model.signature;
+    // A panic below is a bug of ours or of a binding; the thread and its module are fit for the next batch.
+    catch_unwind(AssertUnwindSafe(|| {
+        let inputs = stack(signature, &batch.tails, batch.jobs.iter().map(|job| &job.part));
+        let outputs = engine.run(&inputs)?;
+        let checked = signature.check_outputs(&outputs, batch.rows());
+        checked.map_err(|mismatch| RunError(format!("the model's output {mismatch}")))?;
+        Ok(outputs)
+    }))
+    .unwrap_or_else(|_| Err(RunError("the engine panicked, see the worker's log".into())))
+}
+
+fn answers(batch: Batch, outputs: Vec<HostTensor>, started: Instant) -> impl Iterator<Item = Outcome> {
+    let rows: Vec<usize> = batch.jobs.iter().map(|job| job.part.rows).collect();
+    let slices = split(outputs, rows.iter().copied());
+    let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
+    let parameters = Parameters {
+        batch_rows: rows.iter().sum::<usize>() as u64,
+        batch_jobs: rows.len() as u64,
+        infer_us: micros(started.elapsed()),
+        ..Parameters::default()
+    };
+    let Batch { model, jobs, sealed, .. } = batch;
+    jobs.into_iter().zip(slices).map(move |(job, slices)| {
+        let RoutedJob { envelope, wanted, .. } = job;
+        let parameters = Parameters {
+            stream_us: micros(envelope.in_stream),
+            queue_us: micros(sealed.saturating_duration_since(envelope.origin.received)),
+            ..parameters
+        };
+        Outcome { envelope, model: Some(Arc::clone(&model)), answer: ok(slices, &wanted, parameters) }
+    })
+}
+
+fn ok(slices: Vec<RowSlice>, wanted: &[usize], parameters: Parameters) -> Answer {
+    let outputs = wanted.iter().map(|&index| Output { index, rows: slices[index].clone() }).collect();
+    Answer::Ok { outputs, parameters }
+}
+
+fn refusal(job: RoutedJob, model: &Arc<Served>, error: &RunError) -> Outcome {
+    Outcome::refused(job.envelope, Some(Arc::clone(model)), ErrorCode::ModelError, error)
+}

@@ -1,0 +1,128 @@
+//! Settle: owns the ack subject of every open delivery, keeps the open ones alive, and answers the server.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::AckKind;
+use async_nats::{Client, Subject};
+use bytes::Bytes;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::telemetry::{Count, Counters};
+use crate::ticket::{Notice, Verdict};
+
+/// A job that was given back without a fault of the server's is asked for again after this long, so that a bug in here
+/// cannot spin a job through its deliveries. While draining it is given back at once: another worker may take it.
+const GIVE_BACK_DELAY: Duration = Duration::from_secs(1);
+
+/// Longest wait for the server's confirmation of the last acknowledgement.
+const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Notices taken from the inbox at once.
+const BURST: usize = 256;
+
+/// The settle task.
+pub struct Settler {
+    /// Answers go out here.
+    pub client: Client,
+    /// Openings and settlements; closed when intake and every ticket are gone.
+    pub notices: mpsc::Receiver<Notice>,
+    /// Tells intake which deliveries are closed. Has room for every open one.
+    pub closed: mpsc::Sender<u64>,
+    /// After this long without an answer or a keep-alive, the server delivers again.
+    pub ack_wait: Duration,
+    /// Written: answers.
+    pub counters: Arc<Counters>,
+}
+
+struct Open {
+    ack: Subject,
+    touched: Instant,
+}
+
+impl Settler {
+    /// Runs until every delivery is settled and no more can come.
+    pub async fn run(mut self) {
+        let mut open: HashMap<u64, Open> = HashMap::new();
+        let mut last_ack = None;
+        let mut burst = Vec::with_capacity(BURST);
+        // A sixth and a third of ack_wait: two keep-alives may be lost before the server takes the job away.
+        let mut sweep = interval(self.ack_wait / 6);
+        sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                received = self.notices.recv_many(&mut burst, BURST) => {
+                    if received == 0 {
+                        break;
+                    }
+                    for notice in burst.drain(..) {
+                        self.take(&mut open, &mut last_ack, notice).await;
+                    }
+                }
+                _ = sweep.tick() => self.keep_alive(&mut open, Instant::now()).await,
+            }
+        }
+        self.confirm(last_ack).await;
+    }
+
+    async fn take(&self, open: &mut HashMap<u64, Open>, last_ack: &mut Option<Subject>, notice: Notice) {
+        match notice {
+            Notice::Opened { sequence, ack } | Notice::Renewed { sequence, ack } => {
+                open.insert(sequence, Open { ack, touched: Instant::now() });
+            }
+            Notice::Settled { sequence, verdict } => {
+                if let Some(Open { ack, .. }) = open.remove(&sequence) {
+                    self.answer(ack.clone(), verdict).await;
+                    if verdict == Verdict::Done {
+                        *last_ack = Some(ack);
+                    }
+                }
+                // Intake may be gone: then nobody counts permits any more.
+                drop(self.closed.send(sequence).await);
+            }
+        }
+    }
+
+    async fn answer(&self, ack: Subject, verdict: Verdict) {
+        let (count, payload) = match verdict {
+            Verdict::Done => (Count::Acked, AckKind::Ack.into()),
+            Verdict::Refused(code) => (Count::Terminated, Bytes::from(format!("+TERM {code}"))),
+            Verdict::GivenBack => {
+                let delay = (!self.closed.is_closed()).then_some(GIVE_BACK_DELAY);
+                (Count::GivenBack, AckKind::Nak(delay).into())
+            }
+        };
+        self.counters.inc(count);
+        self.publish(ack, payload).await;
+    }
+
+    async fn keep_alive(&self, open: &mut HashMap<u64, Open>, now: Instant) {
+        for delivery in open.values_mut() {
+            if now.saturating_duration_since(delivery.touched) >= self.ack_wait / 3 {
+                delivery.touched = now;
+                self.counters.inc(Count::KeepAlives);
+                self.publish(delivery.ack.clone(), AckKind::Progress.into()).await;
+            }
+        }
+    }
+
+    async fn publish(&self, ack: Subject, payload: Bytes) {
+        if let Err(error) = self.client.publish(ack, payload).await {
+            // The client is shut down. What was not answered is delivered again and deduplicated.
+            tracing::warn!(%error, "an answer to the server was not sent");
+        }
+    }
+
+    /// Waits until the server has taken the last acknowledgement, and with it all before it on this connection.
+    async fn confirm(&self, last_ack: Option<Subject>) {
+        let Some(ack) = last_ack else { return };
+        let request = self.client.request(ack, AckKind::Ack.into());
+        match tokio::time::timeout(BARRIER_TIMEOUT, request).await {
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "the last acknowledgement was not confirmed"),
+            Err(_) => tracing::warn!("the last acknowledgement was not confirmed in time"),
+        }
+    }
+}

@@ -1,0 +1,53 @@
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use serde::Serialize;
+
+/// States of the worker. Each is written by one owner, named in its doc.
+#[derive(Debug, Default)]
+pub struct Health {
+    /// The NATS connection is up. Written by the client's event callback.
+    pub connected: AtomicBool,
+    /// Jobs are being pulled. Written by the intake task.
+    pub pulling: AtomicBool,
+    /// The end was announced. Written by the main thread.
+    pub draining: AtomicBool,
+    /// Jobs accepted and not settled. Written by the intake task.
+    pub in_flight: AtomicUsize,
+    /// Jobs waiting for a batch, online and bulk. Written by the batch task.
+    pub queued: [AtomicUsize; 2],
+    /// Models served. Written once by the registry.
+    pub models: OnceLock<Vec<ModelReport>>,
+}
+
+/// What `/status` says of one model package.
+#[derive(Debug, Clone, Serialize)]
+pub struct ModelReport {
+    /// Model name, or the package's path where not even the manifest could be read.
+    pub name: String,
+    /// Version.
+    pub version: String,
+    /// `sha256:<hex>` of the file.
+    pub digest: String,
+    /// Device of its instances.
+    pub device: String,
+    /// Number of instances.
+    pub instances: usize,
+    /// Why the package is not served, if it is not.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub refused: Option<String>,
+}
+
+impl Health {
+    /// What keeps the worker from being ready; empty when it is.
+    pub fn missing(&self) -> Vec<&'static str> {
+        let on = |state: &AtomicBool| state.load(Ordering::Relaxed);
+        let checks = [
+            (self.models.get().is_some(), "models are not loaded yet"),
+            (on(&self.connected), "NATS is not connected"),
+            (on(&self.pulling), "jobs are not being pulled"),
+            (!on(&self.draining), "the worker is draining"),
+        ];
+        checks.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| what).collect()
+    }
+}

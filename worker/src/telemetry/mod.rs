@@ -1,0 +1,10 @@
+//! What the stages report: counters and states that `/status` and `/readyz` read. Written with relaxed atomics by the
+//! stages, read as a snapshot by the admin thread; nothing on the data path waits for either.
+
+mod counters;
+mod health;
+mod log;
+
+pub use counters::{Count, Counters};
+pub use health::{Health, ModelReport};
+pub use log::{Format, init};

@@ -1,0 +1,98 @@
+//! The claim that every accepted delivery carries from intake to settle.
+
+use async_nats::Subject;
+use gristmill_schemas::ErrorCode;
+use tokio::sync::mpsc;
+
+/// What becomes of a delivery.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// Its result is stored: acknowledge.
+    Done,
+    /// Its error result (and dead letter, if it keeps one) is stored: terminate with this reason.
+    Refused(ErrorCode),
+    /// Nobody finished it (drain, panic, bug): ask for redelivery.
+    GivenBack,
+}
+
+/// What the settle task is told, in this order for each delivery: once opened, perhaps renewed, once settled.
+#[derive(Debug)]
+pub enum Notice {
+    /// A delivery was accepted; answer it under this ack subject.
+    Opened { sequence: u64, ack: Subject },
+    /// The server delivered an open job again; answer it under the newer ack subject.
+    Renewed { sequence: u64, ack: Subject },
+    /// The delivery's end.
+    Settled { sequence: u64, verdict: Verdict },
+}
+
+/// One in-flight job's permit and its claim on settlement. Settled once; dropped in any other way, the job is given back.
+#[derive(Debug)]
+#[must_use = "dropping a ticket gives its job back to the server"]
+pub struct Ticket {
+    sequence: u64,
+    notices: mpsc::Sender<Notice>,
+    settled: bool,
+}
+
+impl Ticket {
+    /// A ticket for a delivery that the settle task was told of through the same channel.
+    ///
+    /// The channel must have room for a notice of every open ticket: settling does not wait.
+    pub fn new(sequence: u64, notices: mpsc::Sender<Notice>) -> Self {
+        Self { sequence, notices, settled: false }
+    }
+
+    /// The job's stream sequence.
+    pub fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
+    /// Ends the claim.
+    pub fn settle(mut self, verdict: Verdict) {
+        self.send(verdict);
+    }
+
+    fn send(&mut self, verdict: Verdict) {
+        if std::mem::replace(&mut self.settled, true) {
+            return;
+        }
+        if self.notices.try_send(Notice::Settled { sequence: self.sequence, verdict }).is_err() {
+            // The settle task is gone (the process is ending) or the sizing above is broken. The server redelivers
+            // after ack_wait, and the result's dedup id keeps a second answer from being stored.
+            tracing::warn!(sequence = self.sequence, ?verdict, "settlement lost, the job will be delivered again");
+        }
+    }
+}
+
+impl Drop for Ticket {
+    fn drop(&mut self) {
+        self.send(Verdict::GivenBack);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settled(notice: Option<Notice>) -> Verdict {
+        let Some(Notice::Settled { verdict, .. }) = notice else { panic!("{notice:?}") };
+        verdict
+    }
+
+    #[tokio::test]
+    async fn a_ticket_settles_once_and_a_dropped_one_is_given_back() {
+        let (notices, mut inbox) = mpsc::channel(4);
+        Ticket::new(1, notices.clone()).settle(Verdict::Done);
+        drop(Ticket::new(2, notices.clone()));
+        let panicked = std::thread::spawn(move || {
+            let _ticket = Ticket::new(3, notices);
+            panic!("a stage fails");
+        });
+        assert!(panicked.join().is_err());
+        assert_eq!(settled(inbox.recv().await), Verdict::Done);
+        assert_eq!(settled(inbox.recv().await), Verdict::GivenBack);
+        assert_eq!(settled(inbox.recv().await), Verdict::GivenBack);
+        assert!(inbox.recv().await.is_none());
+    }
+}

@@ -1,0 +1,110 @@
+//! Host tensors into libtorch and what a model gave out of it.
+
+use gristmill_engine::{Dtype, HostTensor, OutputSpec, RunError};
+use tch::{Device, IValue, Kind, TchError, Tensor};
+
+use crate::text::essence;
+
+fn kind(dtype: Dtype) -> Kind {
+    match dtype {
+        Dtype::Bool => Kind::Bool,
+        Dtype::U8 => Kind::Uint8,
+        Dtype::I8 => Kind::Int8,
+        Dtype::I16 => Kind::Int16,
+        Dtype::I32 => Kind::Int,
+        Dtype::I64 => Kind::Int64,
+        Dtype::F16 => Kind::Half,
+        Dtype::Bf16 => Kind::BFloat16,
+        Dtype::F32 => Kind::Float,
+        Dtype::F64 => Kind::Double,
+    }
+}
+
+fn dtype(kind: Kind) -> Option<Dtype> {
+    Some(match kind {
+        Kind::Bool => Dtype::Bool,
+        Kind::Uint8 => Dtype::U8,
+        Kind::Int8 => Dtype::I8,
+        Kind::Int16 => Dtype::I16,
+        Kind::Int => Dtype::I32,
+        Kind::Int64 => Dtype::I64,
+        Kind::Half => Dtype::F16,
+        Kind::BFloat16 => Dtype::Bf16,
+        Kind::Float => Dtype::F32,
+        Kind::Double => Dtype::F64,
+        _ => return None,
+    })
+}
+
+/// A host tensor as libtorch sees it. Borrows the buffer on the CPU, copies it to other devices.
+pub(crate) struct Borrowed<'a> {
+    tensor: Tensor,
+    _buffer: &'a HostTensor,
+}
+
+impl<'a> Borrowed<'a> {
+    pub(crate) fn try_new(host: &'a HostTensor, device: Device) -> Result<Self, TchError> {
+        let shape: Vec<i64> = host.shape.iter().map(|&dim| dim as i64).collect();
+        // SAFETY: `data` holds exactly `shape` elements of `kind` (the contract of `HostTensor`), stays where it is for
+        // 'a, and this value holds on to 'a. No element is invalid for its type: BOOL was checked to be 0 or 1. The
+        // buffer comes from malloc, which aligns to 16 bytes, more than any element type needs.
+        let tensor = unsafe { Tensor::f_from_blob(host.data.as_ptr(), &shape, &[], kind(host.dtype), Device::Cpu) }?;
+        Ok(Self { tensor: tensor.f_to_device(device)?, _buffer: host })
+    }
+
+    pub(crate) fn ivalue(&self) -> IValue {
+        IValue::Tensor(self.tensor.shallow_clone())
+    }
+}
+
+/// The tensors in what `forward` returned, in the order of the manifest's outputs.
+pub(crate) fn outputs(value: IValue, specs: &[OutputSpec]) -> Result<Vec<Tensor>, RunError> {
+    match value {
+        IValue::Tensor(tensor) => Ok(vec![tensor]),
+        IValue::TensorList(tensors) => Ok(tensors),
+        IValue::Tuple(values) | IValue::GenericList(values) => values.into_iter().map(tensor).collect(),
+        IValue::GenericDict(mut pairs) => specs.iter().map(|spec| take(&mut pairs, &spec.name)).collect(),
+        other => Err(RunError(format!("the model returned {}, not a tensor, tuple or dict of tensors", name(&other)))),
+    }
+}
+
+fn take(pairs: &mut Vec<(IValue, IValue)>, name: &str) -> Result<Tensor, RunError> {
+    let is_named = |(key, _): &(IValue, IValue)| matches!(key, IValue::String(key) if key == name);
+    match pairs.iter().position(is_named) {
+        Some(index) => tensor(pairs.swap_remove(index).1),
+        None => Err(RunError(format!("the model's dict has no key {name:?}, which the manifest names"))),
+    }
+}
+
+fn tensor(value: IValue) -> Result<Tensor, RunError> {
+    match value {
+        IValue::Tensor(tensor) => Ok(tensor),
+        other => Err(RunError(format!("the model returned {} where a tensor was expected", name(&other)))),
+    }
+}
+
+fn name(value: &IValue) -> &'static str {
+    match value {
+        IValue::None => "None",
+        IValue::Double(_) | IValue::Int(_) | IValue::Bool(_) => "a number",
+        IValue::String(_) => "a string",
+        IValue::Tuple(_) => "a tuple",
+        IValue::Object(_) => "an object",
+        _ => "something else",
+    }
+}
+
+/// Copies a tensor to the host. After this, nothing of the model's memory or of its inputs is referred to.
+pub(crate) fn to_host(tensor: Tensor) -> Result<HostTensor, RunError> {
+    let kind = tensor.kind();
+    let dtype = dtype(kind).ok_or_else(|| RunError(format!("the model returned a tensor of {kind:?}")))?;
+    let shape: Vec<usize> = tensor.size().into_iter().map(|dim| dim as usize).collect();
+    let copy = || {
+        let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
+        let mut data = vec![0; tensor.numel() * dtype.size()];
+        tensor.f_copy_data_u8(&mut data, tensor.numel())?;
+        Ok(data)
+    };
+    let data = copy().map_err(|error: TchError| RunError(essence(&error)))?;
+    Ok(HostTensor { dtype, shape, data })
+}
