@@ -7,10 +7,10 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_nats::Client;
-use async_nats::jetstream::Context;
 use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::{self, Context};
 use gristmill_engine::Load;
-use gristmill_schemas::topology::{self, Topology};
+use gristmill_schemas::topology::{self, Ready, Topology};
 use gristmill_schemas::{Lane, Namespace, Token};
 use gristmill_torch::TorchLoader;
 use tokio::sync::{mpsc, watch};
@@ -27,6 +27,7 @@ use crate::registry::{self, Loaded};
 use crate::run::Instances;
 use crate::settle::Settler;
 use crate::shutdown::{self, Stopper};
+use crate::sweep::Sweeper;
 use crate::telemetry::{Counters, Health};
 
 /// A running pipeline.
@@ -70,7 +71,9 @@ impl App {
 
         let models: Vec<Token> = routes.models.keys().cloned().collect();
         let publishing = publishing(&client, config.limits.publish_window);
-        let ack_wait = make_ready(config, &publishing, models.clone()).await?;
+        let Ready { ack_wait, sweeper, .. } = make_ready(config, &publishing, models.clone()).await?;
+        let stream = config.namespace.stream("JOBS");
+        let jobs_stream = publishing.get_stream_no_info(&stream).await?;
         // The write end is dropped: models are loaded once, at start.
         let (_, routes) = watch::channel(Arc::new(routes));
         drop(health.models.set(reports));
@@ -79,10 +82,11 @@ impl App {
         let (closed, closed_inbox) = mpsc::channel(capacity + 1024);
         let (jobs, job_inbox) = mpsc::channel(capacity);
         let (stopper, stopped) = shutdown::channel();
-        let stream = config.namespace.stream("JOBS");
         let mut tasks = JoinSet::new();
+        let decoder = Decoder { stream: stream.clone(), max_bytes: config.limits.job_bytes };
         let settler = Settler {
             client: client.clone(),
+            jobs: jobs_stream,
             notices: notice_inbox,
             closed,
             ack_wait,
@@ -106,11 +110,22 @@ impl App {
             health: Arc::clone(&health),
         };
         tasks.spawn(async { named("batch", batcher.run()).await });
+        let sweeper = Sweeper {
+            advisories: sweeper,
+            context: jetstream::new(client.clone()),
+            namespace: config.namespace.clone(),
+            decoder: decoder.clone(),
+            outcomes: outcomes.clone(),
+            notices: notices.clone(),
+            stopped: stopped.clone(),
+            counters: Arc::clone(&counters),
+        };
+        tasks.spawn(async { named("sweep", sweeper.run()).await });
         let intake = Intake {
             client: client.clone(),
             consumers: consumers(&models),
             capacity,
-            decoder: Decoder { stream: stream.clone(), max_bytes: config.limits.job_bytes },
+            decoder,
             stream,
             jobs,
             outcomes,
@@ -179,8 +194,8 @@ fn publishing(client: &Client, window: usize) -> Context {
     ContextBuilder::new().max_ack_inflight(2 * window).backpressure_on_inflight(true).build(client.clone())
 }
 
-/// Makes streams and consumers ready. Returns the shortest ack_wait among the consumers, which an operator may have set.
-async fn make_ready(config: &Config, context: &Context, models: Vec<Token>) -> anyhow::Result<Duration> {
+/// Makes streams and consumers ready, or says how they differ from what is needed.
+async fn make_ready(config: &Config, context: &Context, models: Vec<Token>) -> anyhow::Result<Ready> {
     let topology = Topology {
         namespace: config.namespace.clone(),
         config: config.streams.clone(),
@@ -191,5 +206,5 @@ async fn make_ready(config: &Config, context: &Context, models: Vec<Token>) -> a
     for (object, step) in &ready.plan.0 {
         tracing::info!(object, ?step, "stream or consumer ready");
     }
-    Ok(ready.ack_wait)
+    Ok(ready)
 }

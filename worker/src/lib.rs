@@ -24,6 +24,7 @@ mod publish;
 mod registry;
 mod run;
 mod settle;
+mod sweep;
 
 // Rank 3: the whole.
 mod app;

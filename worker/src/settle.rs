@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::AckKind;
+use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, Subject};
 use bytes::Bytes;
 use tokio::sync::mpsc;
@@ -27,6 +28,8 @@ const BURST: usize = 256;
 pub struct Settler {
     /// Answers go out here.
     pub client: Client,
+    /// The jobs stream, to delete swept jobs from.
+    pub jobs: Stream<()>,
     /// Openings and settlements; closed when intake and every ticket are gone.
     pub notices: mpsc::Receiver<Notice>,
     /// Tells intake which deliveries are closed. Has room for every open one.
@@ -40,6 +43,8 @@ pub struct Settler {
 struct Open {
     ack: Subject,
     touched: Instant,
+    /// The server no longer delivers the job: to end it is to delete it.
+    is_swept: bool,
 }
 
 impl Settler {
@@ -70,17 +75,36 @@ impl Settler {
     async fn take(&self, open: &mut HashMap<u64, Open>, last_ack: &mut Option<Subject>, notice: Notice) {
         match notice {
             Notice::Opened { sequence, ack } | Notice::Renewed { sequence, ack } => {
-                open.insert(sequence, Open { ack, touched: Instant::now() });
+                open.insert(sequence, Open { ack, touched: Instant::now(), is_swept: false });
+            }
+            Notice::Swept { sequence, ack } => {
+                open.insert(sequence, Open { ack, touched: Instant::now(), is_swept: true });
             }
             Notice::Settled { sequence, verdict } => {
-                if let Some(Open { ack, .. }) = open.remove(&sequence) {
+                if let Some(Open { ack, is_swept, .. }) = open.remove(&sequence) {
+                    let verdict = if is_swept { self.delete(sequence, verdict).await } else { verdict };
                     self.answer(ack.clone(), verdict).await;
                     if verdict == Verdict::Done {
                         *last_ack = Some(ack);
                     }
                 }
                 // Intake may be gone: then nobody counts permits any more.
-                drop(self.closed.send(sequence).await);
+                let _ = self.closed.send(sequence).await;
+            }
+        }
+    }
+
+    /// Deletes a swept job whose dead letter is stored. Returns what to answer to the advisory.
+    async fn delete(&self, sequence: u64, verdict: Verdict) -> Verdict {
+        if verdict == Verdict::GivenBack {
+            return verdict;
+        }
+        match self.jobs.delete_message(sequence).await {
+            Ok(_) => Verdict::Done,
+            Err(error) => {
+                // Also when another worker deleted it first: the advisory comes again and finds nothing.
+                tracing::warn!(%error, sequence, "a swept job was not deleted");
+                Verdict::GivenBack
             }
         }
     }

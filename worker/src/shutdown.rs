@@ -29,9 +29,4 @@ impl Stopped {
         // A dropped stopper means that the app is gone, which is an end as well.
         let _ = self.0.wait_for(|stopped| *stopped).await;
     }
-
-    /// Whether it was made.
-    pub fn is_stopped(&self) -> bool {
-        *self.0.borrow() || self.0.has_changed().is_err()
-    }
 }

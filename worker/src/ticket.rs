@@ -20,6 +20,9 @@ pub enum Verdict {
 pub enum Notice {
     /// A delivery was accepted; answer it under this ack subject.
     Opened { sequence: u64, ack: Subject },
+    /// A job that the server has given up delivering was taken from the stream. Its end is its deletion; the ack
+    /// subject is that of the advisory that told of it.
+    Swept { sequence: u64, ack: Subject },
     /// The server delivered an open job again; answer it under the newer ack subject.
     Renewed { sequence: u64, ack: Subject },
     /// The delivery's end.

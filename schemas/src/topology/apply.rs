@@ -17,6 +17,8 @@ pub struct Ready {
     pub plan: Plan,
     /// The shortest ack_wait among the consumers: an operator may have set another than ours.
     pub ack_wait: Duration,
+    /// See [`Topology::sweeper`].
+    pub sweeper: consumer::PullConsumer,
 }
 
 /// What one stream or consumer needs.
@@ -138,7 +140,10 @@ pub async fn apply(context: &Context, topology: &Topology) -> Result<Ready, Erro
             ack_wait = ack_wait.min(found.config.ack_wait);
         }
     }
-    Ok(Ready { plan, ack_wait })
+    let advisories = topology.namespace.stream("ADVISORIES");
+    let sweeper =
+        context.create_consumer_on_stream(topology.sweeper(), &advisories).await.map_err(server("consumer sweeper"))?;
+    Ok(Ready { plan, ack_wait, sweeper })
 }
 
 impl Step {

@@ -106,6 +106,20 @@ impl Topology {
         self.models.iter().flat_map(|model| Lane::ALL.map(|lane| self.consumer(model, lane)))
     }
 
+    /// The consumer that all workers share to hear of jobs the server has given up delivering.
+    pub fn sweeper(&self) -> pull::Config {
+        let jobs = self.namespace.stream("JOBS");
+        pull::Config {
+            durable_name: Some("sweeper".into()),
+            filter_subject: format!("$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.{jobs}.*"),
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: Duration::from_millis(self.config.ack_wait_ms),
+            // Also the most jobs that sweepers hold in memory at once.
+            max_ack_pending: 64,
+            ..Default::default()
+        }
+    }
+
     fn consumer(&self, model: &Token, lane: Lane) -> pull::Config {
         pull::Config {
             durable_name: Some(Namespace::consumer(model, lane)),

@@ -157,12 +157,6 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         let due = self.queues.values().map(|queue| queue.due(&self.limits)).min();
         [due, self.next_deadline()].into_iter().flatten().min()
     }
-
-    /// Empties the former.
-    pub fn drain(&mut self) -> impl Iterator<Item = J> {
-        self.waiting = [0; 2];
-        self.queues.drain().flat_map(|(_, queue)| queue.lanes.into_iter().flatten()).map(|waiting| waiting.job)
-    }
 }
 
 impl<J> Queue<J> {

@@ -176,8 +176,7 @@ impl Puller {
         self.counters.inc(Count::Received);
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let (published, deliveries) = (info.published, info.delivered);
-        let (message, acker) = message.split();
-        drop(acker);
+        let jetstream::Message { message, .. } = message;
         let Some(ack) = message.reply else { return };
         if self.credit.delivered(index, sequence, pending) == Admission::Duplicate {
             self.counters.inc(Count::DuplicateDeliveries);

@@ -86,7 +86,8 @@ async def connect(
     servers: str | list[str] = "nats://127.0.0.1:4222", *, namespace: str = "infer", **options: Any
 ) -> Client:
     """Connect to NATS. `options` go to `nats.connect`: credentials, TLS, reconnection."""
-    return Client(await nats.connect(servers, **options), namespace=_token(namespace, "namespace"))
+    _token(namespace, "namespace")
+    return Client(await nats.connect(servers, **options), namespace=namespace)
 
 
 class Client:
@@ -113,7 +114,12 @@ class Client:
         """Send what is buffered and disconnect. Calls of `infer` still waiting are cancelled."""
         for future in self._waiting.values():
             future.cancel()
-        await self.connection.drain()
+        try:
+            # Not `drain`: it waits for results that nobody reads any more, and raises where the server is away.
+            if self.connection.is_connected:
+                await self.connection.flush()
+        finally:
+            await self.connection.close()
 
     async def submit(
         self,
@@ -193,14 +199,20 @@ class Client:
         Takes the options of `submit` but `reply`. Raises `JobError` for an error result unless told not to, and
         `TimeoutError` when nothing came.
         """
-        await self._listen()
         job_id = options.pop("job_id", None) or secrets.token_hex(12)
+        if job_id in self._waiting:
+            raise ValueError(f"job {job_id!r} is already waiting for its answer; the two could not be told apart")
         future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        options |= {"job_id": job_id, "reply": self._reply, "timeout": timeout}
+
+        async def ask() -> Result:
+            await self._listen()
+            await self.submit(model, inputs, **options)
+            return await future
+
         self._waiting[job_id] = future
         try:
-            options |= {"job_id": job_id, "reply": self._reply, "timeout": timeout}
-            await self.submit(model, inputs, **options)
-            result = await asyncio.wait_for(future, timeout)
+            result = await asyncio.wait_for(ask(), timeout)
         except (asyncio.TimeoutError, NatsTimeout) as error:
             raise TimeoutError(f"no answer to job {job_id} of model {model!r} within {timeout} s") from error
         finally:
@@ -210,7 +222,8 @@ class Client:
         return result
 
     async def _listen(self) -> None:
-        if self._listening is None:
+        failed = self._listening is not None and self._listening.done() and self._listening.exception() is not None
+        if self._listening is None or failed:
             self._listening = asyncio.ensure_future(self._subscribe())
         await asyncio.shield(self._listening)
 
@@ -258,7 +271,8 @@ class Client:
                 seen += 1
                 yield Result.of(message, message.metadata.sequence.stream)
         finally:
-            await subscription.unsubscribe()
+            if not (self.connection.is_closed or self.connection.is_draining):
+                await subscription.unsubscribe()
 
 
 def _token(text: str, what: str) -> str:

@@ -47,6 +47,9 @@ def export(
 
     module = module.eval().cpu()
     examples = tuple(tensor.detach().cpu().contiguous() for tensor in example_inputs.values())
+    if unknown := {*(dynamic or {}), *(ranges or {})} - {*example_inputs}:
+        # A misspelt range would be no range.
+        raise ValueError(f"dynamic or ranges name {sorted(unknown)}, the inputs are {list(example_inputs)}")
     free = {key: {0, *dims} for key, dims in (dynamic or {}).items()}
     free = {key: free.get(key, {0}) for key in example_inputs}
     with torch.no_grad():
@@ -59,6 +62,21 @@ def export(
     target = Path(directory) / name / version
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; a version is never changed in place (overwrite=True replaces it)")
+    tables = []
+    for key, tensor in zip(example_inputs, examples, strict=True):
+        shape = [-1 if dim in free[key] else size for dim, size in enumerate(tensor.shape)]
+        tables += _table("inputs", key, tensor, shape)
+        tables.append(f"example_shape = {[1, *tensor.shape[1:]]}")
+        if ranges and key in ranges:
+            low, high = ranges[key]
+            tables.append(f"range = [{float(low)}, {float(high)}]")
+    rows = examples[0].shape[0]
+    for key, tensor in small.items():
+        if tensor.shape[:1] != (rows,) or large[key].shape[:1] != (rows + 1,):
+            raise ValueError(f"output {key!r} of shape {list(tensor.shape)} has not one row for each row of the inputs")
+        shape = [-1 if other != size else size for size, other in zip(tensor.shape, large[key].shape, strict=True)]
+        tables += _table("outputs", key, tensor, shape)
+
     target.parent.mkdir(parents=True, exist_ok=True)
     scratch = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{version}-"))
     try:
@@ -71,20 +89,10 @@ def export(
             f"file = {_quote(FILE)}",
             f"sha256 = {_quote(digest)}",
         ]
-        for key, tensor in zip(example_inputs, examples, strict=True):
-            shape = [-1 if dim in free[key] else size for dim, size in enumerate(tensor.shape)]
-            lines += _table("inputs", key, tensor, shape)
-            lines.append(f"example_shape = {[1, *tensor.shape[1:]]}")
-            if ranges and key in ranges:
-                low, high = ranges[key]
-                lines.append(f"range = [{float(low)}, {float(high)}]")
-        for key, tensor in small.items():
-            shape = [-1 if other != size else size for size, other in zip(tensor.shape, large[key].shape, strict=True)]
-            lines += _table("outputs", key, tensor, [-1, *shape[1:]])
-        lines += ["", "[batching]", f"max_rows = {max_rows}", f"max_delay_ms = {max_delay_ms}"]
+        lines += [*tables, "", "[batching]", f"max_rows = {max_rows}", f"max_delay_ms = {max_delay_ms}"]
         if max_padded_elements is not None:
             lines.append(f"max_padded_elements = {max_padded_elements}")
-        (scratch / "model.toml").write_text("\n".join(lines) + "\n")
+        (scratch / "model.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
         scratch.chmod(0o755)
         if target.exists():
             shutil.rmtree(target)
@@ -119,8 +127,8 @@ def _table(side: str, name: str, tensor: torch.Tensor, shape: list[int]) -> list
 
 
 def _quote(text: str) -> str:
-    # A JSON string is a TOML basic string.
-    return json.dumps(text)
+    # A JSON string is a TOML basic string, but for surrogate pairs.
+    return json.dumps(text, ensure_ascii=False)
 
 
 def _datatype(tensor: torch.Tensor) -> str:

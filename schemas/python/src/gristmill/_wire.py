@@ -50,7 +50,10 @@ class Tensor:
         """Make a tensor of an array; strings and bytes become BYTES."""
         if isinstance(array, Tensor):
             return array
-        array = np.asarray(array)
+        given, array = array, np.asarray(array)
+        if array.dtype.kind in "US" and not isinstance(given, (np.ndarray, np.generic)):
+            # numpy's own strings would drop trailing NULs and turn numbers among them into text.
+            array = np.asarray(given, object)
         if array.dtype.kind in "USO":
             return cls("BYTES", array.shape, b"".join(_bytes_element(value) for value in array.flat))
         little = array.dtype.newbyteorder("<") if array.dtype.byteorder == ">" else array.dtype
@@ -95,7 +98,9 @@ def _bytes_element(value: object) -> bytes:
 def _split_bytes(data: bytes) -> Iterable[bytes]:
     at = 0
     while at < len(data):
-        (length,) = struct.unpack_from("<I", data, at)
+        length = int.from_bytes(data[at : at + 4], "little")
+        if at + 4 + length > len(data):
+            raise InvalidBody(f"BYTES data is cut off at byte {at} of {len(data)}")
         yield data[at + 4 : at + 4 + length]
         at += 4 + length
 
@@ -183,24 +188,28 @@ def decode_job(payload: bytes) -> Job:
     """Read the body of a job."""
     body = _unpack(payload)
     outputs = body.get("outputs")
-    return Job(
-        inputs=_tensors(body.get("inputs", ())),
-        id=body.get("id"),
-        outputs=None if outputs is None else [output["name"] for output in outputs],
-    )
+    try:
+        names = None if outputs is None else [output["name"] for output in outputs]
+    except (KeyError, TypeError) as error:
+        raise InvalidBody(f"an output without {error}") from error
+    return Job(inputs=_tensors(body.get("inputs", ())), id=body.get("id"), outputs=names)
 
 
 def decode_reply(payload: bytes) -> Reply:
     """Read the body of a result or error result."""
     body = _unpack(payload)
     error = body.get("error")
+    try:
+        info = error and ErrorInfo(error["code"], error["message"], error["retryable"])
+    except (KeyError, TypeError) as fault:
+        raise InvalidBody(f"an error without {fault}") from fault
     return Reply(
         id=body.get("id", ""),
         model_name=body.get("model_name", ""),
         model_version=body.get("model_version", ""),
         outputs=_tensors(body.get("outputs", ())),
         parameters=body.get("parameters", {}),
-        error=error and ErrorInfo(error["code"], error["message"], error["retryable"]),
+        error=info,
     )
 
 

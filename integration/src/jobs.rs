@@ -1,0 +1,186 @@
+use std::borrow::Cow;
+use std::time::Duration;
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::context::PublishAckFuture;
+use bytes::Bytes;
+use futures_util::StreamExt;
+use gristmill_schemas::{Datatype, ErrorBody, JobBody, Reply, ResultBody, Shape, Tensor, header};
+
+/// Longest wait for the next stored message.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Submissions waiting for JetStream's word at once.
+const WINDOW: usize = 512;
+
+/// Submits jobs to a broker and reads what is stored there.
+pub struct Jobs {
+    /// The broker.
+    pub context: Context,
+}
+
+/// One stored result or dead letter.
+#[derive(Debug)]
+pub struct Answer {
+    /// Where it is stored.
+    pub sequence: u64,
+    /// Its subject.
+    pub subject: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub payload: Bytes,
+}
+
+impl Answer {
+    /// A header, empty if there is none.
+    pub fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.as_str())
+    }
+
+    /// The job's id.
+    pub fn id(&self) -> &str {
+        self.header(header::JOB_ID)
+    }
+
+    /// The body, read.
+    ///
+    /// # Panics
+    /// If it is none.
+    pub fn reply(&self) -> Reply<'_> {
+        Reply::decode(&self.payload).expect("a stored result can be read")
+    }
+
+    /// The body of a success.
+    ///
+    /// # Panics
+    /// If it is an error result.
+    pub fn ok(&self) -> ResultBody<'_> {
+        match self.reply() {
+            Reply::Ok(result) => result,
+            Reply::Error(error) => panic!("job {} was refused: {error:?}", self.id()),
+        }
+    }
+
+    /// The body of an error result.
+    ///
+    /// # Panics
+    /// If it is a success.
+    pub fn error(&self) -> ErrorBody<'_> {
+        match self.reply() {
+            Reply::Error(error) => error,
+            Reply::Ok(result) => panic!("job {} was answered: {result:?}", self.id()),
+        }
+    }
+}
+
+impl Jobs {
+    /// On this connection.
+    pub fn new(context: Context) -> Self {
+        Self { context }
+    }
+
+    /// A one-input body of FP32.
+    pub fn body(name: &str, shape: &[usize], values: &[f32]) -> Vec<u8> {
+        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let shape = Shape::try_new(shape).expect("tests use few dimensions");
+        let input = Tensor { name, datatype: Datatype::Fp32, shape, data: Cow::Owned(data) };
+        JobBody { id: None, inputs: vec![input], outputs: None }.encode()
+    }
+
+    /// Submits one job.
+    ///
+    /// # Panics
+    /// If it is not stored.
+    pub async fn submit(&self, model: &str, id: &str, body: Vec<u8>, headers: &[(&str, &str)]) {
+        self.send(&format!("infer.jobs.{model}.online"), id, body, headers).await.await.expect("the job is stored");
+    }
+
+    /// Submits many jobs to one subject, pipelined: id and body of each.
+    ///
+    /// # Panics
+    /// If one is not stored.
+    pub async fn submit_all(&self, subject: &str, jobs: impl Iterator<Item = (String, Vec<u8>)>) {
+        let mut window = futures_util::stream::iter(jobs)
+            .map(|(id, body)| async move { self.send(subject, &id, body, &[]).await.await })
+            .buffer_unordered(WINDOW);
+        while let Some(stored) = window.next().await {
+            stored.expect("the job is stored");
+        }
+    }
+
+    async fn send(&self, subject: &str, id: &str, body: Vec<u8>, extra: &[(&str, &str)]) -> PublishAckFuture {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::JOB_ID, id);
+        extra.iter().for_each(|(name, value)| headers.insert(*name, *value));
+        let sent = self.context.publish_with_headers(subject.to_owned(), headers, body.into()).await;
+        sent.expect("the job is sent")
+    }
+
+    /// Reads `count` stored results, oldest first.
+    pub async fn results(&self, count: usize) -> Vec<Answer> {
+        self.stored("INFER_RESULTS", count).await
+    }
+
+    /// Reads `count` stored dead letters, oldest first.
+    pub async fn dead_letters(&self, count: usize) -> Vec<Answer> {
+        self.stored("INFER_DLQ", count).await
+    }
+
+    async fn stored(&self, stream: &str, count: usize) -> Vec<Answer> {
+        let mut read = Vec::with_capacity(count);
+        if count == 0 {
+            return read;
+        }
+        let stream = self.context.get_stream(stream).await.expect("the stream is there");
+        let consumer = stream.create_consumer(OrderedConfig::default()).await.expect("a reader can be made");
+        let mut messages = consumer.messages().await.expect("a reader can read");
+        while read.len() < count {
+            let message = tokio::time::timeout(PATIENCE, messages.next()).await;
+            let message = message.unwrap_or_else(|_| panic!("{} of {count} stored messages came", read.len()));
+            let message = message.expect("the reader goes on").expect("the reader reads");
+            let sequence = message.info().expect("a delivery has a sequence").stream_sequence;
+            let headers = message.headers.clone().unwrap_or_default();
+            let (subject, payload) = (message.subject.to_string(), message.payload.clone());
+            read.push(Answer { sequence, subject, headers, payload });
+        }
+        read
+    }
+
+    /// How many messages a stream holds.
+    ///
+    /// # Panics
+    /// If there is no such stream.
+    pub async fn stored_count(&self, stream: &str) -> u64 {
+        let stream = self.context.get_stream(stream).await.expect("the stream is there");
+        stream.cached_info().state.messages
+    }
+
+    /// Waits until the jobs stream is empty: every job is settled.
+    ///
+    /// # Panics
+    /// If that takes too long.
+    pub async fn settled(&self) {
+        let started = std::time::Instant::now();
+        while self.stored_count("INFER_JOBS").await > 0 {
+            assert!(started.elapsed() < PATIENCE, "jobs are left in the stream");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+}
+
+/// Little-endian FP32.
+pub fn floats(bytes: &[u8]) -> Vec<f32> {
+    bytes.as_chunks::<4>().0.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect()
+}
+
+/// An FP32 output by name.
+///
+/// # Panics
+/// If there is none.
+pub fn f32s(result: &ResultBody<'_>, name: &str) -> Vec<f32> {
+    let output = result.outputs.iter().find(|output| output.name == name);
+    floats(&output.unwrap_or_else(|| panic!("no output {name}")).data)
+}

@@ -1,0 +1,42 @@
+use std::path::{Path, PathBuf};
+
+use tempfile::TempDir;
+
+/// The repository.
+pub fn root() -> &'static Path {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("integration/ lies in the root")
+}
+
+/// A binary of this workspace, as built by the Makefile.
+///
+/// # Panics
+/// If it was not built.
+pub fn binary(name: &str) -> PathBuf {
+    let path = root().join("target/release").join(name);
+    assert!(path.exists(), "{} is missing: run the tests through `make test`", path.display());
+    path
+}
+
+/// A models directory with links to the named test models (see `integration/models/build.py`).
+///
+/// # Panics
+/// If they were not built.
+pub fn models_with(names: &[&str]) -> TempDir {
+    let dir = TempDir::new().expect("a temporary directory can be made");
+    for name in names {
+        let package = root().join("target/models/packages").join(name);
+        assert!(package.exists(), "{} is missing: run the tests through `make test`", package.display());
+        std::os::unix::fs::symlink(package, dir.path().join(name)).expect("a link can be made in a fresh directory");
+    }
+    dir
+}
+
+/// PyTorch's own rows: `x` or `y` of the test model `mlp`.
+///
+/// # Panics
+/// If they were not built.
+pub fn samples(name: &str) -> Vec<f32> {
+    let path = root().join("target/models/samples").join(format!("{name}.f32"));
+    let bytes = std::fs::read(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    crate::floats(&bytes)
+}

@@ -1,0 +1,143 @@
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use tempfile::NamedTempFile;
+
+/// Longest wait for a process to start or end. Generous: machines are shared.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A child process whose output is kept and shown if the test fails.
+pub struct Process {
+    name: String,
+    child: Child,
+    log: NamedTempFile,
+}
+
+impl Process {
+    /// Starts it.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    pub fn start(name: &str, mut command: Command) -> Self {
+        let log = NamedTempFile::new().expect("a temporary file can be made");
+        let file = File::options().append(true).open(log.path()).expect("the log was just made");
+        let err = Stdio::from(file.try_clone().expect("a file can be cloned"));
+        let child = command.stdin(Stdio::null()).stdout(file).stderr(err).spawn();
+        let child = child.unwrap_or_else(|error| panic!("{name} does not start: {error}"));
+        Self { name: name.into(), child, log }
+    }
+
+    /// What it has printed so far.
+    pub fn log(&self) -> String {
+        std::fs::read(self.log.path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Resident memory, in bytes; 0 once it has ended.
+    pub fn rss(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+        kib.unwrap_or(0) * 1024
+    }
+
+    /// Sends a signal by name: `TERM`, `KILL`, `STOP`.
+    pub fn signal(&self, name: &str) {
+        let sent = Command::new("kill").arg(format!("-{name}")).arg(self.id().to_string()).status();
+        assert!(sent.is_ok_and(|status| status.success()), "kill -{name} {}", self.name);
+    }
+
+    /// How it ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().expect("a child can be waited for")
+    }
+
+    /// Waits for its end.
+    ///
+    /// # Panics
+    /// If it goes on for too long.
+    pub fn wait(&mut self) -> ExitStatus {
+        let started = Instant::now();
+        loop {
+            if let Some(status) = self.ended() {
+                return status;
+            }
+            assert!(started.elapsed() < PATIENCE, "{} does not end", self.name);
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// Polls until `ready`.
+    ///
+    /// # Panics
+    /// If the process ends first or takes too long.
+    pub fn wait_until(&mut self, mut ready: impl FnMut(&Self) -> bool) {
+        let started = Instant::now();
+        while !ready(self) {
+            assert!(self.ended().is_none(), "{} ended early:\n{}", self.name, self.log());
+            assert!(started.elapsed() < PATIENCE, "{} is not ready:\n{}", self.name, self.log());
+            std::thread::sleep(Duration::from_millis(10));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        drop(self.child.kill());
+        drop(self.child.wait());
+        if std::thread::panicking() {
+            let log = self.log();
+            let tail: Vec<&str> = log.lines().rev().take(60).collect();
+            let tail: Vec<&str> = tail.into_iter().rev().collect();
+            drop(writeln!(std::io::stderr(), "---- {} ----\n{}", self.name, tail.join("\n")));
+        }
+    }
+}
+
+/// A port nobody listens on now.
+pub fn free_port() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
+    listener.local_addr().expect("a bound listener has an address").port()
+}
+
+/// How a command that ends by itself ended.
+#[derive(Debug)]
+pub struct Ended {
+    /// Exit code; -1 for a signal.
+    pub code: i32,
+    /// Standard output.
+    pub out: Vec<u8>,
+    /// Standard error.
+    pub err: String,
+}
+
+impl Ended {
+    /// Standard output as text.
+    pub fn text(&self) -> String {
+        String::from_utf8_lossy(&self.out).into_owned()
+    }
+}
+
+/// Runs a command to its end.
+///
+/// # Panics
+/// If it cannot be started.
+pub fn run<A: AsRef<OsStr>>(program: &Path, args: &[A], environment: &[(&str, &str)]) -> Ended {
+    let mut command = Command::new(program);
+    let output = command.args(args).envs(environment.iter().copied()).stdin(Stdio::null()).output();
+    let output = output.unwrap_or_else(|error| panic!("{}: {error}", program.display()));
+    Ended {
+        code: output.status.code().unwrap_or(-1),
+        out: output.stdout,
+        err: String::from_utf8_lossy(&output.stderr).into_owned(),
+    }
+}

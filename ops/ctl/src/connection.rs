@@ -1,0 +1,61 @@
+use std::path::PathBuf;
+
+use anyhow::Context as _;
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, ConnectOptions};
+use clap::Args;
+use gristmill_schemas::Namespace;
+
+/// Where NATS is and how to get in. The environment variables are those of the worker.
+#[derive(Args)]
+pub struct Connection {
+    /// NATS server, or several separated by commas
+    #[arg(
+        long,
+        global = true,
+        env = "GRISTMILL__NATS__URL",
+        default_value = "nats://127.0.0.1:4222",
+        hide_env_values = true
+    )]
+    nats: String,
+
+    /// Prefix of subjects and streams
+    #[arg(long, global = true, env = "GRISTMILL__NAMESPACE", default_value = "infer")]
+    pub namespace: Namespace,
+
+    /// Credentials file (JWT and nkey seed)
+    #[arg(long, global = true, env = "GRISTMILL__NATS__CREDENTIALS_FILE", value_name = "FILE")]
+    credentials: Option<PathBuf>,
+
+    /// File with an nkey seed
+    #[arg(long, global = true, env = "GRISTMILL__NATS__NKEY_SEED_FILE", value_name = "FILE")]
+    nkey: Option<PathBuf>,
+
+    /// Certificate authority of the server
+    #[arg(long, global = true, env = "GRISTMILL__NATS__TLS_CA_FILE", value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
+}
+
+impl Connection {
+    /// Connects, or says to what it could not.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        let mut options = ConnectOptions::new().name("gristmill");
+        if let Some(path) = &self.credentials {
+            let read = options.credentials_file(path).await;
+            options = read.with_context(|| format!("credentials file {}", path.display()))?;
+        }
+        if let Some(path) = &self.nkey {
+            let seed = std::fs::read_to_string(path).with_context(|| format!("nkey file {}", path.display()))?;
+            options = options.nkey(seed.trim().to_owned());
+        }
+        if let Some(path) = &self.tls_ca {
+            options = options.add_root_certificates(path.clone());
+        }
+        options.connect(&self.nats).await.with_context(|| format!("cannot connect to NATS at {}", self.nats))
+    }
+
+    /// Connects to JetStream.
+    pub async fn jetstream(&self) -> anyhow::Result<Context> {
+        Ok(jetstream::new(self.client().await?))
+    }
+}

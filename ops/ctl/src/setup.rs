@@ -1,0 +1,76 @@
+use gristmill_schemas::Token;
+use gristmill_schemas::topology::{Config, Step, Topology, apply, plan};
+use serde_json::json;
+
+use crate::connection::Connection;
+use crate::error::Failure;
+use crate::table;
+
+/// Creates streams, and a consumer for each lane of the named models. What exists is compared, never changed.
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  gristmill setup --model digits --model mlp --replicas 3 --dry-run")]
+pub struct Args {
+    /// Model to create consumers for; may be repeated (a worker creates those of its own models)
+    #[arg(long, value_name = "NAME")]
+    model: Vec<Token>,
+
+    /// Show what would be created and what differs, change nothing
+    #[arg(long)]
+    dry_run: bool,
+
+    /// Copies of each stream
+    #[arg(long, default_value_t = Config::default().replicas)]
+    replicas: usize,
+
+    /// Consumers: time without an answer or keep-alive after which a job is delivered again
+    #[arg(long, default_value_t = Config::default().ack_wait_ms)]
+    ack_wait_ms: u64,
+
+    /// Jobs stream: most bytes of waiting jobs, -1 for no limit
+    #[arg(long, default_value_t = Config::default().jobs_max_bytes, allow_negative_numbers = true)]
+    jobs_max_bytes: i64,
+
+    /// Print JSON
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs `gristmill setup`.
+pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
+    let Args { replicas, ack_wait_ms, jobs_max_bytes, .. } = args;
+    let topology = Topology {
+        namespace: connection.namespace.clone(),
+        config: Config { replicas, ack_wait_ms, jobs_max_bytes, ..Config::default() },
+        models: args.model,
+        in_flight: 1,
+    };
+    let context = connection.jetstream().await?;
+    let steps = plan(&context, &topology).await?.0;
+    show(&steps, args.json, args.dry_run)?;
+    let differs = steps.iter().filter(|(_, step)| matches!(step, Step::Differs(_))).count();
+    if differs > 0 {
+        return Err(Failure::with(4, anyhow::anyhow!("{differs} differ from what is needed; nothing was changed")));
+    }
+    if !args.dry_run {
+        apply(&context, &topology).await?;
+    }
+    Ok(())
+}
+
+fn show(steps: &[(String, Step)], as_json: bool, dry_run: bool) -> anyhow::Result<()> {
+    let create = if dry_run { "would be created" } else { "created" };
+    let state = |step: &Step| match step {
+        Step::Keep => "is there".to_owned(),
+        Step::Create => create.to_owned(),
+        Step::Differs(differences) => {
+            let each = differences.iter().map(|d| format!("{} is {}, needed is {}", d.field, d.have, d.need));
+            format!("differs: {}", each.collect::<Vec<_>>().join("; "))
+        }
+    };
+    if as_json {
+        let rows = steps.iter().map(|(object, step)| json!({ "object": object, "state": state(step) }));
+        return table::json(&rows.collect::<Vec<_>>());
+    }
+    let rows: Vec<_> = steps.iter().map(|(object, step)| [object.clone(), state(step)]).collect();
+    Ok(table::print(["OBJECT", "STATE"], &rows)?)
+}

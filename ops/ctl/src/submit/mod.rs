@@ -1,0 +1,176 @@
+//! `gristmill submit`: one job from JSON, .npy or raw bytes, and its answer.
+
+mod input;
+mod print;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use async_nats::header::HeaderValue;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::context::PublishErrorKind;
+use async_nats::{HeaderMap, Message};
+use futures_util::StreamExt;
+use gristmill_schemas::{JobBody, Lane, Reply, Token, TraceContext, header};
+
+use crate::connection::Connection;
+use crate::error::Failure;
+use crate::table;
+
+/// Submits one job and waits for its answer.
+#[derive(clap::Args)]
+#[command(after_help = "Examples:\n  \
+    gristmill submit mlp --json '{\"x\": [[0.1, 0.2]]}' --datatype x=FP32\n  \
+    gristmill submit digits --npy image=seven.npy --output digit\n  \
+    gristmill submit digits --raw job.msgpack")]
+pub struct Args {
+    /// Model
+    model: Token,
+
+    /// Inputs as a JSON object: name to nested array; numbers become FP32 or INT64 unless --datatype says otherwise
+    #[arg(long, value_name = "JSON|@FILE", conflicts_with_all = ["npy", "raw"])]
+    json: Option<String>,
+
+    /// Input from a NumPy file; may be repeated
+    #[arg(long, value_name = "NAME=FILE", conflicts_with = "raw")]
+    npy: Vec<String>,
+
+    /// The job's body as it is, `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    raw: Option<PathBuf>,
+
+    /// Datatype of a JSON input; may be repeated
+    #[arg(long, value_name = "NAME=TYPE")]
+    datatype: Vec<String>,
+
+    /// Only this output; may be repeated
+    #[arg(long, value_name = "NAME")]
+    output: Vec<String>,
+
+    /// online or bulk
+    #[arg(long, default_value = "online")]
+    lane: Lane,
+
+    /// Pin a model version
+    #[arg(long)]
+    version: Option<Token>,
+
+    /// Seconds to wait; the job expires then, too
+    #[arg(long, default_value_t = 30.0)]
+    timeout: f64,
+
+    /// Do not wait for the answer
+    #[arg(long)]
+    no_wait: bool,
+
+    /// Print the answer as JSON
+    #[arg(long = "json-output")]
+    json_output: bool,
+}
+
+/// Runs `gristmill submit`.
+pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
+    if !(0.001..=604_800.0).contains(&args.timeout) {
+        return Err(Failure::with(
+            2,
+            anyhow::anyhow!("--timeout is {}, 0.001 to 604800 seconds are allowed", args.timeout),
+        ));
+    }
+    let body = input::body(&args).map_err(|error| Failure::with(2, error))?;
+    let client = connection.client().await?;
+    let (id, reply) = (format!("cli-{:016x}", fastrand::u64(..)), format!("cli-{:016x}", fastrand::u64(..)));
+    let reply: Token = reply.parse()?;
+    let subject = connection.namespace.result_subject(&args.model, &reply);
+    let mut answers = client.subscribe(subject).await?;
+    // The server has the subscription before the job is out.
+    client.flush().await?;
+    let context = async_nats::jetstream::new(client);
+    let sequence = publish(connection, &context, &args, body, &id, &reply).await?;
+    if args.no_wait {
+        table::line(format!("job {id} is stored with sequence {sequence}"))?;
+        return Ok(());
+    }
+    match tokio::time::timeout(Duration::from_secs_f64(args.timeout), answers.next()).await {
+        Ok(Some(message)) => answer(&args, &message),
+        Ok(None) => Err(anyhow::anyhow!("the connection ended before the answer came").into()),
+        Err(_) => Err(unanswered(connection, &context, &args, &id).await.into()),
+    }
+}
+
+async fn publish(
+    connection: &Connection,
+    context: &Context,
+    args: &Args,
+    body: Vec<u8>,
+    id: &str,
+    reply: &Token,
+) -> anyhow::Result<u64> {
+    let flags = 2;
+    let span =
+        TraceContext { trace_id: fastrand::u128(1..).to_be_bytes(), span_id: fastrand::u64(1..).to_be_bytes(), flags };
+    let mut headers = HeaderMap::new();
+    let mut set = |name: &'static str, value: String| headers.insert(name, HeaderValue::from(value));
+    set(header::JOB_ID, id.to_owned());
+    set(header::REPLY, reply.to_string());
+    set(header::TIMEOUT_MS, ((args.timeout * 1000.0).ceil() as u64).to_string());
+    set(header::TRACEPARENT, span.to_string());
+    if let Some(version) = &args.version {
+        set(header::VERSION, version.to_string());
+    }
+    let subject = connection.namespace.job_subject(&args.model, args.lane);
+    let stream = connection.namespace.stream("JOBS");
+    let stored = match context.publish_with_headers(subject, headers, body.into()).await {
+        Ok(ack) => ack.await,
+        Err(error) => Err(error),
+    };
+    let ack = stored.map_err(|error| match error.kind() {
+        PublishErrorKind::StreamNotFound => {
+            anyhow::anyhow!("no stream takes the job: is there a {stream}? (gristmill setup creates it)")
+        }
+        _ => anyhow::anyhow!("the job was not stored: {error}"),
+    })?;
+    Ok(ack.sequence)
+}
+
+fn answer(args: &Args, message: &Message) -> Result<(), Failure> {
+    let reply = Reply::decode(&message.payload).context("the answer")?;
+    if args.json_output {
+        table::json(&print::json(&reply, message.headers.as_ref()))?;
+    } else {
+        print::text(&reply, message.headers.as_ref())?;
+    }
+    match reply {
+        Reply::Ok(_) => Ok(()),
+        Reply::Error(error) => Err(Failure::with(3, anyhow::anyhow!("{}: {}", error.code, error.message))),
+    }
+}
+
+/// Why there may be no answer: nobody serves the model, or it is slow.
+async fn unanswered(connection: &Connection, context: &Context, args: &Args, id: &str) -> anyhow::Error {
+    let consumer = gristmill_schemas::Namespace::consumer(&args.model, args.lane);
+    let served = async {
+        let stream = context.get_stream_no_info(connection.namespace.stream("JOBS")).await?;
+        stream.consumer_info(&consumer).await?;
+        anyhow::Ok(())
+    };
+    let why = match served.await {
+        Ok(()) => "its workers are busy or gone (gristmill status tells)",
+        Err(_) => "no worker serves this model; the job waits in the stream until it expires",
+    };
+    anyhow::anyhow!("no answer to job {id} of model {} within {} s: {why}", args.model, args.timeout)
+}
+
+/// The value of `NAME=VALUE`.
+fn pair(text: &str) -> anyhow::Result<(&str, &str)> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name, value)),
+        _ => bail!("{text:?} is not NAME=VALUE"),
+    }
+}
+
+/// A job's body, encoded.
+fn encode(inputs: Vec<gristmill_schemas::Tensor<'_>>, outputs: &[String]) -> Vec<u8> {
+    let outputs = (!outputs.is_empty()).then(|| outputs.iter().map(String::as_str).collect());
+    JobBody { id: None, inputs, outputs }.encode()
+}
