@@ -99,7 +99,8 @@ class Slow(nn.Module):
         self.register_buffer("weight", torch.eye(512))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        y = self.weight
+        # Depends on the input, or freezing would compute it once and for all.
+        y = self.weight + x.sum() * 0
         for _ in range(10):
             y = y @ self.weight
         return x * y[0, 0]

@@ -50,23 +50,24 @@ pub struct InvalidHeader {
     pub limit: &'static str,
 }
 
-/// What a job's headers say. All are optional.
-#[derive(Debug, Clone, PartialEq)]
+/// What a job's headers say. All are optional; one that is invalid counts as absent, and the first such is kept in
+/// `fault`, so that the refusal can still be addressed by the others.
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct JobHeaders<'a> {
-    /// `Gristmill-Job-Id`, else `Nats-Msg-Id`.
+    /// `Gristmill-Job-Id`.
     pub job_id: Option<&'a str>,
+    /// `Nats-Msg-Id`, the label of jobs that have no other.
+    pub msg_id: Option<&'a str>,
     /// Last token of the result subject.
     pub reply: Option<Token>,
     /// Counted from the time the server stored the job.
     pub timeout: Option<Duration>,
     /// Pinned model version.
     pub version: Option<Token>,
-    /// The sender's trace; `None` also where the header is malformed, as W3C asks.
+    /// The sender's trace; `None` also where the header is malformed, which is no fault, as W3C asks.
     pub trace: Option<TraceContext>,
-    /// Passed through to the result.
-    pub tracestate: Option<&'a str>,
-    /// Passed through to the result.
-    pub baggage: Option<&'a str>,
+    /// The first header that is invalid.
+    pub fault: Option<InvalidHeader>,
 }
 
 impl<'a> JobHeaders<'a> {
@@ -74,45 +75,57 @@ impl<'a> JobHeaders<'a> {
     pub const DEFAULT_REPLY: &'static str = "all";
 
     /// Reads the headers through `get`, which looks up one name.
-    pub fn parse(get: impl Fn(&str) -> Option<&'a str>) -> Result<Self, InvalidHeader> {
-        let job_id = get(name::JOB_ID).map(check_id).transpose()?;
-        Ok(Self {
-            job_id: job_id.or_else(|| get(name::MSG_ID).and_then(|id| check_id(id).ok())),
-            reply: get(name::REPLY).map(|v| token(name::REPLY, v)).transpose()?,
-            timeout: get(name::TIMEOUT_MS).map(timeout).transpose()?,
-            version: get(name::VERSION).map(|v| token(name::VERSION, v)).transpose()?,
-            trace: Self::trace(&get),
-            tracestate: get(name::TRACESTATE).filter(|v| !v.is_empty()),
-            baggage: get(name::BAGGAGE).filter(|v| !v.is_empty()),
-        })
-    }
-
-    /// The trace context alone: also wanted where the other headers are refused.
-    pub fn trace(get: &impl Fn(&str) -> Option<&'a str>) -> Option<TraceContext> {
-        TraceContext::parse(get(name::TRACEPARENT).or_else(|| get("Traceparent"))?)
+    pub fn parse(get: impl Fn(&str) -> Option<&'a str>) -> Self {
+        let mut fault = None;
+        let trace = get(name::TRACEPARENT).or_else(|| get("Traceparent")).and_then(TraceContext::parse);
+        Self {
+            job_id: read(&get, name::JOB_ID, check_id, &mut fault),
+            // Another program's deduplication id may be anything; as a label it has to be presentable.
+            msg_id: get(name::MSG_ID).and_then(|id| check_id(id).ok()),
+            reply: read(&get, name::REPLY, token, &mut fault),
+            timeout: read(&get, name::TIMEOUT_MS, timeout, &mut fault),
+            version: read(&get, name::VERSION, token, &mut fault),
+            trace,
+            fault,
+        }
     }
 }
 
-fn invalid(name: &'static str, value: &str, limit: &'static str) -> InvalidHeader {
-    InvalidHeader { name, value: value.chars().take(80).collect(), limit }
+/// What a value would have to be.
+type Limit = &'static str;
+
+fn read<'a, T>(
+    get: &impl Fn(&str) -> Option<&'a str>,
+    name: &'static str,
+    parse: impl Fn(&'a str) -> Result<T, Limit>,
+    fault: &mut Option<InvalidHeader>,
+) -> Option<T> {
+    let value = get(name)?;
+    match parse(value) {
+        Ok(parsed) => Some(parsed),
+        Err(limit) => {
+            let value = value.chars().take(80).collect();
+            fault.get_or_insert(InvalidHeader { name, value, limit });
+            None
+        }
+    }
 }
 
-fn check_id(value: &str) -> Result<&str, InvalidHeader> {
+fn check_id(value: &str) -> Result<&str, Limit> {
     if value.is_empty() || value.len() > MAX_ID_BYTES || value.chars().any(char::is_control) {
-        return Err(invalid(name::JOB_ID, value, "an id has 1 to 256 bytes and no control characters"));
+        return Err("an id has 1 to 256 bytes and no control characters");
     }
     Ok(value)
 }
 
-fn token(name: &'static str, value: &str) -> Result<Token, InvalidHeader> {
-    let limit = "a token has 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'";
-    value.parse().map_err(|_| invalid(name, value, limit))
+fn token(value: &str) -> Result<Token, Limit> {
+    value.parse().map_err(|_| "a token has 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'")
 }
 
-fn timeout(value: &str) -> Result<Duration, InvalidHeader> {
+fn timeout(value: &str) -> Result<Duration, Limit> {
     match value.parse() {
         Ok(ms @ 1..=MAX_TIMEOUT_MS) => Ok(Duration::from_millis(ms)),
-        _ => Err(invalid(name::TIMEOUT_MS, value, "a timeout is 1 to 604800000 (7 days), in milliseconds")),
+        _ => Err("a timeout is 1 to 604800000 (7 days), in milliseconds"),
     }
 }
 
@@ -120,27 +133,20 @@ fn timeout(value: &str) -> Result<Duration, InvalidHeader> {
 mod tests {
     use super::*;
 
-    fn parse(pairs: &[(&'static str, &'static str)]) -> Result<JobHeaders<'static>, InvalidHeader> {
+    fn parse(pairs: &[(&'static str, &'static str)]) -> JobHeaders<'static> {
         JobHeaders::parse(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| *v))
     }
 
     #[test]
     fn every_header_is_optional() {
-        let headers = parse(&[]).unwrap();
-        assert_eq!((headers.job_id, headers.reply, headers.timeout, headers.trace), (None, None, None, None));
+        assert_eq!(parse(&[]), JobHeaders::default());
     }
 
     #[test]
-    fn the_job_id_falls_back_to_the_message_id() {
-        assert_eq!(parse(&[(name::MSG_ID, "m")]).unwrap().job_id, Some("m"));
-        assert_eq!(parse(&[(name::MSG_ID, "m"), (name::JOB_ID, "j")]).unwrap().job_id, Some("j"));
-    }
-
-    #[test]
-    fn a_refusal_names_header_value_and_limit() {
-        let error = parse(&[(name::TIMEOUT_MS, "soon")]).unwrap_err();
+    fn a_fault_names_header_value_and_limit() {
+        let fault = parse(&[(name::TIMEOUT_MS, "soon")]).fault.unwrap();
         assert_eq!(
-            error.to_string(),
+            fault.to_string(),
             "header Gristmill-Timeout-Ms is \"soon\": a timeout is 1 to 604800000 (7 days), in milliseconds"
         );
         for (name, value) in [
@@ -152,12 +158,19 @@ mod tests {
             (name::JOB_ID, ""),
             (name::JOB_ID, "a\u{7}b"),
         ] {
-            assert_eq!(parse(&[(name, value)]).unwrap_err().name, name);
+            assert_eq!(parse(&[(name, value)]).fault.unwrap().name, name);
         }
     }
 
     #[test]
+    fn what_is_beside_a_fault_is_still_read() {
+        let headers = parse(&[(name::TIMEOUT_MS, "soon"), (name::JOB_ID, "j"), (name::REPLY, "r")]);
+        assert_eq!((headers.job_id, headers.reply.unwrap().as_str()), (Some("j"), "r"));
+    }
+
+    #[test]
     fn a_malformed_trace_is_ignored_not_refused() {
-        assert_eq!(parse(&[(name::TRACEPARENT, "garbage")]).unwrap().trace, None);
+        let headers = parse(&[(name::TRACEPARENT, "garbage")]);
+        assert_eq!((headers.trace, headers.fault), (None, None));
     }
 }

@@ -125,6 +125,8 @@ impl App {
             client: client.clone(),
             consumers: consumers(&models),
             capacity,
+            ack_wait,
+            disconnects: health.disconnects.subscribe(),
             decoder,
             stream,
             jobs,

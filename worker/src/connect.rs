@@ -192,6 +192,7 @@ fn observe(health: &Health, event: &Event) {
         }
         Event::Disconnected | Event::Closed => {
             health.connected.store(false, Ordering::Relaxed);
+            health.disconnects.send_modify(|count| *count += 1);
             tracing::warn!("disconnected from NATS");
         }
         // Credit is meant to make this impossible.

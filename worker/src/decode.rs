@@ -3,8 +3,9 @@
 use std::borrow::Cow;
 use std::time::{Duration, Instant};
 
+use async_nats::HeaderMap;
 use bytes::Bytes;
-use gristmill_schemas::{ErrorCode, InvalidJob, JobBody, JobHeaders, TraceContext, header};
+use gristmill_schemas::{ErrorCode, InvalidJob, JobBody, JobHeaders, Token, TraceContext};
 use time::OffsetDateTime;
 
 use crate::message::{Delivery, Envelope, Input, Job, Outcome};
@@ -21,43 +22,29 @@ pub struct Decoder {
 impl Decoder {
     /// Reads one delivery. `now` is the wall clock.
     pub fn decode(&self, delivery: Delivery, now: OffsetDateTime) -> Result<Job, Box<Outcome>> {
-        let Delivery { ticket, origin } = delivery;
-        // Text in headers and body is borrowed from here while the origin itself moves into the envelope.
-        let (header_map, payload) = (origin.headers.clone(), origin.payload.clone());
-        let get = |name: &str| header_map.as_ref()?.get(name).map(|value| value.as_str());
-        let headers = JobHeaders::parse(get);
-        let body = JobBody::decode(&payload, self.max_bytes);
-        let trace = JobHeaders::trace(&get);
-        let label = headers.as_ref().ok().and_then(|headers| headers.job_id);
-        let body_id = body.as_ref().ok().and_then(|body| body.id);
-        let named = header_map.as_ref().is_some_and(|map| map.get(header::JOB_ID).is_some());
-        // The sender's own label first, in the header or the body; then the id that deduplicated the submission.
-        let id = if named { label.or(body_id) } else { body_id.or(label) };
-        let id = id.map(str::to_owned);
-        let envelope = self.envelope(Delivery { ticket, origin }, now, id, headers.as_ref().ok(), trace);
-        let refuse = |envelope, error: InvalidJob| Box::new(Outcome::refused(envelope, None, error.code(), error));
-        let headers = match headers {
-            Ok(headers) => headers,
-            Err(error) => return Err(refuse(envelope, error.into())),
+        // Text in headers and body is borrowed from here while the delivery itself moves into the envelope.
+        let (header_map, payload) = (delivery.origin.headers.clone(), delivery.origin.payload.clone());
+        let mut headers = read_headers(header_map.as_ref());
+        let fault = headers.fault.take();
+        let body = match fault {
+            Some(fault) => Err(fault.into()),
+            None => JobBody::decode(&payload, self.max_bytes),
         };
+        let body_id = body.as_ref().ok().and_then(|body| body.id);
+        let envelope = self.envelope(delivery, now, &headers, body_id);
+        let received = envelope.origin.received;
         let deadline = headers.timeout.map(|timeout| deadline(&envelope, timeout));
-        let now = envelope.origin.received;
-        if let Some(deadline) = deadline.filter(|deadline| *deadline <= now) {
-            return Err(Box::new(Outcome::expired(envelope, deadline, now)));
-        }
-        match body {
-            Ok(body) => Ok(job(envelope, headers, body, &payload, deadline)),
-            Err(error) => Err(refuse(envelope, error)),
+        match (body, deadline) {
+            (_, Some(deadline)) if deadline <= received => Err(Outcome::expired(envelope, deadline, received).into()),
+            (Ok(body), _) => Ok(job(envelope, headers.version, body, &payload, deadline)),
+            (Err(error), _) => Err(refused(envelope, &error).into()),
         }
     }
 
-    /// Refuses a delivery without reading it any further.
+    /// Refuses a delivery without reading its body.
     pub fn refuse(&self, delivery: Delivery, now: OffsetDateTime, code: ErrorCode, message: impl ToString) -> Outcome {
         let header_map = delivery.origin.headers.clone();
-        let get = |name: &str| header_map.as_ref()?.get(name).map(|value| value.as_str());
-        let headers = JobHeaders::parse(get).ok();
-        let id = headers.as_ref().and_then(|headers| headers.job_id).map(str::to_owned);
-        let envelope = self.envelope(delivery, now, id, headers.as_ref(), JobHeaders::trace(&get));
+        let envelope = self.envelope(delivery, now, &read_headers(header_map.as_ref()), None);
         Outcome::refused(envelope, None, code, message)
     }
 
@@ -65,14 +52,16 @@ impl Decoder {
         &self,
         Delivery { ticket, origin }: Delivery,
         now: OffsetDateTime,
-        id: Option<String>,
-        headers: Option<&JobHeaders<'_>>,
-        parent: Option<TraceContext>,
+        headers: &JobHeaders<'_>,
+        body_id: Option<&str>,
     ) -> Box<Envelope> {
+        // The sender's own label first, in the header or the body; then the id that deduplicated the submission.
+        let id = headers.job_id.or(body_id).or(headers.msg_id);
+        let default = || JobHeaders::DEFAULT_REPLY.parse().expect("the default reply is a token");
         Box::new(Envelope {
-            id: id.unwrap_or_else(|| format!("{}.{}", self.stream, origin.sequence)),
-            reply: reply(headers),
-            trace: trace(parent),
+            id: id.map_or_else(|| format!("{}.{}", self.stream, origin.sequence), str::to_owned),
+            reply: headers.reply.clone().unwrap_or_else(default),
+            trace: trace(headers.trace),
             in_stream: Duration::try_from(now - origin.published).unwrap_or_default(),
             ticket,
             origin,
@@ -80,9 +69,12 @@ impl Decoder {
     }
 }
 
-fn reply(headers: Option<&JobHeaders<'_>>) -> gristmill_schemas::Token {
-    let reply = headers.and_then(|headers| headers.reply.clone());
-    reply.unwrap_or_else(|| JobHeaders::DEFAULT_REPLY.parse().expect("the default reply is a token"))
+fn read_headers(headers: Option<&HeaderMap>) -> JobHeaders<'_> {
+    JobHeaders::parse(|name| headers?.get(name).map(|value| value.as_str()))
+}
+
+fn refused(envelope: Box<Envelope>, error: &InvalidJob) -> Outcome {
+    Outcome::refused(envelope, None, error.code(), error)
 }
 
 /// The span of our own work in the sender's trace, or the root of a new trace.
@@ -106,7 +98,7 @@ fn deadline(envelope: &Envelope, timeout: Duration) -> Instant {
 
 fn job(
     envelope: Box<Envelope>,
-    headers: JobHeaders<'_>,
+    version: Option<Token>,
     body: JobBody<'_>,
     payload: &Bytes,
     deadline: Option<Instant>,
@@ -124,7 +116,7 @@ fn job(
     Job {
         inputs: inputs.collect(),
         outputs: body.outputs.map(|names| names.into_iter().map(str::to_owned).collect()),
-        version: headers.version,
+        version,
         envelope,
         deadline,
         rows,

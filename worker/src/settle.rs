@@ -14,9 +14,10 @@ use tokio::time::{MissedTickBehavior, interval};
 use crate::telemetry::{Count, Counters};
 use crate::ticket::{Notice, Verdict};
 
-/// A job that was given back without a fault of the server's is asked for again after this long, so that a bug in here
-/// cannot spin a job through its deliveries. While draining it is given back at once: another worker may take it.
-const GIVE_BACK_DELAY: Duration = Duration::from_secs(1);
+/// A job that was given back is delivered again after this long: a bug in here cannot spin a job through its deliveries,
+/// and a draining worker does not get its own jobs back, since its last pull has ended by then
+/// ([`crate::intake`] keeps pulls no longer open than this).
+const GIVE_BACK_DELAY: Duration = Duration::from_millis(500);
 
 /// Longest wait for the server's confirmation of the last acknowledgement.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
@@ -74,9 +75,14 @@ impl Settler {
 
     async fn take(&self, open: &mut HashMap<u64, Open>, last_ack: &mut Option<Subject>, notice: Notice) {
         match notice {
-            Notice::Opened { sequence, ack } | Notice::Renewed { sequence, ack } => {
+            Notice::Opened { sequence, ack } => {
                 open.insert(sequence, Open { ack, touched: Instant::now(), is_swept: false });
             }
+            Notice::Renewed { sequence, ack } => match open.get_mut(&sequence) {
+                Some(delivery) => delivery.ack = ack,
+                // It was settled in between, and nobody else will answer this delivery.
+                None => self.answer(ack, Verdict::GivenBack).await,
+            },
             Notice::Swept { sequence, ack } => {
                 open.insert(sequence, Open { ack, touched: Instant::now(), is_swept: true });
             }
@@ -113,10 +119,7 @@ impl Settler {
         let (count, payload) = match verdict {
             Verdict::Done => (Count::Acked, AckKind::Ack.into()),
             Verdict::Refused(code) => (Count::Terminated, Bytes::from(format!("+TERM {code}"))),
-            Verdict::GivenBack => {
-                let delay = (!self.closed.is_closed()).then_some(GIVE_BACK_DELAY);
-                (Count::GivenBack, AckKind::Nak(delay).into())
-            }
+            Verdict::GivenBack => (Count::GivenBack, AckKind::Nak(Some(GIVE_BACK_DELAY)).into()),
         };
         self.counters.inc(count);
         self.publish(ack, payload).await;

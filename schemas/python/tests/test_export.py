@@ -7,9 +7,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 import gristmill
+import pytest
 
 torch = pytest.importorskip("torch")
 # TorchScript is deprecated in favour of torch.export, yet it is the format of the packages.
@@ -226,7 +225,7 @@ def test_too_few_output_names_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("module", [Scalar(), Constant()])
 def test_an_output_without_a_row_for_each_row_is_refused(tmp_path: Path, module: Any) -> None:
-    with pytest.raises(ValueError, match="'output0' .* has not one row for each row of the inputs"):
+    with pytest.raises(ValueError, match=r"'output0' .* has not one row for each row of the inputs"):
         gristmill.export(module, inputs(), tmp_path, name="rowless")
     assert left_behind(tmp_path) == []
 

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import gristmill
 import hypothesis.extra.numpy as hnp
 import msgpack
 import numpy as np
 import pytest
 from golden_cases import CASES, DIRECTORY
-from hypothesis import given
-from hypothesis import strategies as st
-
-import gristmill
 from gristmill import InvalidBody, InvalidTensor, Tensor
 from gristmill._client import _token
+from hypothesis import given
+from hypothesis import strategies as st
 
 NUMERIC = ["?", "u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
 #: Zero rows is for the worker to refuse; here any shape survives.
@@ -226,10 +226,8 @@ VALUES = st.recursive(
 @given(st.dictionaries(KEYS, VALUES) | VALUES)
 def test_a_body_of_any_other_form_raises_nothing_but_invalid_body(value: Any) -> None:
     for decode in (gristmill.decode_job, gristmill.decode_reply):
-        try:
+        with contextlib.suppress(InvalidBody):
             decode(msgpack.packb(value))
-        except InvalidBody:
-            pass
 
 
 @pytest.mark.parametrize("data", [b"\x01", b"\x05\x00\x00\x00ab", b"\x00\x00\x00\x00\x01\x00\x00"])
@@ -261,5 +259,5 @@ def test_a_token_is_taken(text: str) -> None:
 
 @pytest.mark.parametrize("text", ["", "a.b", "*", ">", "a b", "a\n", "ä", "x" * 65, "a/b", "\x00"])
 def test_what_is_no_token_is_refused_by_name(text: str) -> None:
-    with pytest.raises(ValueError, match="^model .* is not a token: 1 to 64 characters"):
+    with pytest.raises(ValueError, match=r"^model .* is not a token: 1 to 64 characters"):
         _token(text, "model")

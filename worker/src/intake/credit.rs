@@ -10,11 +10,18 @@ use std::time::{Duration, Instant};
 use gristmill_schemas::Lane;
 
 /// How long the server keeps a pull open. Short: it is also the longest that a drain waits for pulls to end.
-pub const EXPIRES: Duration = Duration::from_secs(1);
+pub const EXPIRES: Duration = Duration::from_millis(500);
 
 /// A pull whose end the server has not told this long after it expired is written off: the connection was cut, and the
 /// server has forgotten the pull.
 const GRACE: Duration = Duration::from_secs(2);
+
+/// After a second loss of the connection within this many times ack_wait, jobs are asked for one by one for as long.
+///
+/// A message that the client cannot read (headers that are not UTF-8) costs it the connection and all that was on the
+/// wire behind it; the server delivers them together again after ack_wait, and so for ever. Asked for one by one, only
+/// that message is lost, until its deliveries are used up and the sweeper takes it.
+const CAREFUL_ACK_WAITS: u32 = 2;
 
 /// One request for jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,6 +50,9 @@ pub struct Credit {
     open: HashSet<u64>,
     consumers: Vec<Consumer>,
     next_id: u64,
+    ack_wait: Duration,
+    last_disconnect: Option<Instant>,
+    careful_until: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -64,9 +74,17 @@ struct Open {
 
 impl Credit {
     /// No job accepted, no pull open.
-    pub fn new(capacity: usize, lanes: impl Iterator<Item = Lane>) -> Self {
+    pub fn new(capacity: usize, ack_wait: Duration, lanes: impl Iterator<Item = Lane>) -> Self {
         let consumer = |lane| Consumer { lane, pulls: VecDeque::new(), pending: 0, retry_at: None };
-        Self { capacity, open: HashSet::new(), consumers: lanes.map(consumer).collect(), next_id: 0 }
+        Self {
+            capacity,
+            open: HashSet::new(),
+            consumers: lanes.map(consumer).collect(),
+            next_id: 0,
+            ack_wait,
+            last_disconnect: None,
+            careful_until: None,
+        }
     }
 
     /// Jobs accepted and not settled.
@@ -86,8 +104,10 @@ impl Credit {
     /// The pulls to send now.
     pub fn grant(&mut self, now: Instant) -> Vec<Pull> {
         let mut free = self.capacity.saturating_sub(self.open.len() + self.asked());
+        let is_careful = self.careful_until.is_some_and(|until| now < until);
         let quantum = (self.capacity / 16).max(1);
         let floor = (self.capacity / (8 * self.consumers.len().max(1))).max(1);
+        let floor = if is_careful { 1 } else { floor };
         let mut pulls = Vec::new();
         for lane in Lane::ALL {
             for index in self.of_lane(lane, now) {
@@ -98,7 +118,7 @@ impl Credit {
                 }
             }
         }
-        for lane in Lane::ALL {
+        for lane in Lane::ALL.into_iter().filter(|_| !is_careful) {
             for index in self.of_lane(lane, now) {
                 let want = usize::try_from(self.consumers[index].pending).unwrap_or(usize::MAX);
                 let batch = want.min(free);
@@ -153,6 +173,16 @@ impl Credit {
         consumer.retry_at = retry_at;
     }
 
+    /// The connection was lost, and with it every open pull.
+    pub fn disconnected(&mut self, now: Instant) {
+        self.consumers.iter_mut().for_each(|consumer| consumer.pulls.clear());
+        let window = self.ack_wait * CAREFUL_ACK_WAITS;
+        if self.last_disconnect.is_some_and(|last| now < last + window) {
+            self.careful_until = Some(now + window);
+        }
+        self.last_disconnect = Some(now);
+    }
+
     /// Writes off the pulls whose end never came. Returns how many.
     pub fn write_off(&mut self, now: Instant) -> usize {
         let before = self.consumers.iter().map(|consumer| consumer.pulls.len()).sum::<usize>();
@@ -182,7 +212,7 @@ mod tests {
     use proptest::prelude::*;
 
     fn credit(capacity: usize) -> Credit {
-        Credit::new(capacity, Lane::ALL.into_iter())
+        Credit::new(capacity, Duration::from_secs(30), Lane::ALL.into_iter())
     }
 
     #[test]
@@ -232,6 +262,22 @@ mod tests {
         assert_eq!(credit.grant(later).len(), 1);
     }
 
+    #[test]
+    fn after_repeated_disconnects_jobs_are_asked_for_one_by_one() {
+        let (mut credit, now) = (credit(160), Instant::now());
+        let batches = |pulls: Vec<Pull>| pulls.iter().map(|pull| pull.batch).collect::<Vec<_>>();
+        credit.disconnected(now);
+        assert_eq!(batches(credit.grant(now)), [10, 10]);
+        let again = now + Duration::from_secs(30);
+        credit.disconnected(again);
+        assert_eq!(batches(credit.grant(again)), [1, 1]);
+        credit.delivered(0, 1, 0);
+        assert_eq!(batches(credit.grant(again)), [1]);
+        let later = again + Duration::from_secs(61);
+        credit.write_off(later);
+        assert_eq!(batches(credit.grant(later)), [10, 10]);
+    }
+
     proptest! {
         #[test]
         fn accepted_and_asked_for_never_exceed_the_capacity(
@@ -240,7 +286,7 @@ mod tests {
             steps in prop::collection::vec((0usize..5, 0usize..4, 0u64..500), 1..300),
         ) {
             let lanes = (0..consumers).map(|i| Lane::ALL[i % 2]);
-            let (mut credit, mut now) = (Credit::new(capacity, lanes), Instant::now());
+            let (mut credit, mut now) = (Credit::new(capacity, Duration::from_secs(30), lanes), Instant::now());
             let (mut sequence, mut pulls) = (0, Vec::new());
             for (step, consumer, n) in steps {
                 let consumer = consumer % consumers;

@@ -6,7 +6,7 @@ use async_nats::jetstream::{self, Context};
 use async_nats::{Client, Message, Subscriber};
 use futures_util::{FutureExt, StreamExt};
 use time::OffsetDateTime;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
 use super::credit::{Admission, Credit, EXPIRES, Pull};
@@ -33,6 +33,10 @@ pub struct Intake {
     pub consumers: Vec<Arc<Consumer>>,
     /// Most jobs accepted or asked for.
     pub capacity: usize,
+    /// After this long without an answer or a keep-alive, the server delivers again.
+    pub ack_wait: Duration,
+    /// Changes whenever the connection is lost.
+    pub disconnects: watch::Receiver<u64>,
     /// Reads jobs.
     pub decoder: Decoder,
     /// Where jobs go.
@@ -59,7 +63,7 @@ impl Intake {
     pub async fn run(self) -> Result<(), SubscribeError> {
         let inbox = self.client.new_inbox();
         let subscriber = self.client.subscribe(format!("{inbox}.*.*")).await?;
-        let credit = Credit::new(self.capacity, self.consumers.iter().map(|consumer| consumer.lane));
+        let credit = Credit::new(self.capacity, self.ack_wait, self.consumers.iter().map(|consumer| consumer.lane));
         let context = jetstream::new(self.client.clone());
         let (jobs, outcomes) = (Some(self.jobs.clone()), Some(self.outcomes.clone()));
         let next = self.consumers.iter().map(|c| format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, c.name));
@@ -69,9 +73,21 @@ impl Intake {
         // From here on only `out` can reach the next stages, so that dropping it closes them.
         drop((self.jobs, self.outcomes));
         let out = jobs.zip(outcomes);
-        let (client, counters, health) = (self.client, self.counters, self.health);
-        let puller =
-            Puller { client, context, inbox, next, consumers, credit, decoder, notices, out, counters, health };
+        let (client, disconnects, counters, health) = (self.client, self.disconnects, self.counters, self.health);
+        let puller = Puller {
+            client,
+            context,
+            inbox,
+            next,
+            consumers,
+            credit,
+            decoder,
+            notices,
+            out,
+            disconnects,
+            counters,
+            health,
+        };
         puller.run(subscriber, closed, stopped).await;
         Ok(())
     }
@@ -89,6 +105,7 @@ struct Puller {
     notices: mpsc::Sender<Notice>,
     /// Jobs and refusals; `None` once the end was announced.
     out: Option<(mpsc::Sender<Job>, mpsc::Sender<Outcome>)>,
+    disconnects: watch::Receiver<u64>,
     counters: Arc<Counters>,
     health: Arc<Health>,
 }
@@ -115,7 +132,7 @@ impl Puller {
                         self.take(message).await;
                     }
                 }
-                sequence = closed.recv(), if self.out.is_some() => {
+                sequence = closed.recv() => {
                     let Some(sequence) = sequence else { break };
                     self.credit.closed(sequence);
                     while let Ok(sequence) = closed.try_recv() {
@@ -123,11 +140,14 @@ impl Puller {
                     }
                 }
                 () = sleep_until(wake.into()) => {}
+                disconnected = self.disconnects.changed() => match disconnected {
+                    Ok(()) => self.credit.disconnected(Instant::now()),
+                    // The client is gone.
+                    Err(_) => break,
+                },
                 () = stopped.wait(), if self.out.is_some() => {
                     self.out = None;
                     self.health.pulling.store(false, Ordering::Relaxed);
-                    // From now on settle gives back without delay.
-                    closed.close();
                 }
             }
             self.health.in_flight.store(self.credit.in_flight(), Ordering::Relaxed);

@@ -2,12 +2,15 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use serde::Serialize;
+use tokio::sync::watch;
 
 /// States of the worker. Each is written by one owner, named in its doc.
 #[derive(Debug, Default)]
 pub struct Health {
     /// The NATS connection is up. Written by the client's event callback.
     pub connected: AtomicBool,
+    /// How often the connection was lost. Written by the client's event callback.
+    pub disconnects: watch::Sender<u64>,
     /// Jobs are being pulled. Written by the intake task.
     pub pulling: AtomicBool,
     /// The end was announced. Written by the main thread.

@@ -202,17 +202,19 @@ class Client:
         job_id = options.pop("job_id", None) or secrets.token_hex(12)
         if job_id in self._waiting:
             raise ValueError(f"job {job_id!r} is already waiting for its answer; the two could not be told apart")
-        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        deadline = loop.time() + timeout
         options |= {"job_id": job_id, "reply": self._reply, "timeout": timeout}
 
-        async def ask() -> Result:
+        async def ask() -> None:
             await self._listen()
             await self.submit(model, inputs, **options)
-            return await future
 
         self._waiting[job_id] = future
         try:
-            result = await asyncio.wait_for(ask(), timeout)
+            await asyncio.wait_for(ask(), timeout)
+            result = await asyncio.wait_for(future, deadline - loop.time())
         except (asyncio.TimeoutError, NatsTimeout) as error:
             raise TimeoutError(f"no answer to job {job_id} of model {model!r} within {timeout} s") from error
         finally:
