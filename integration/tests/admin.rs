@@ -1,5 +1,7 @@
 //! What the admin pages say.
 
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
 use gristmill_integration::{Jobs, Nats, WorkerBuilder};
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 //! Processes die and drain; jobs do not notice.
 
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
 use std::collections::HashSet;
 use std::time::Duration;
 

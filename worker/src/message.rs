@@ -2,13 +2,15 @@
 
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use gristmill_engine::{Part, RowSlice, Signature};
+use gristmill_engine::{LoadError, Part, RowSlice, Signature};
 use gristmill_schemas::{Datatype, ErrorCode, Lane, Parameters, Shape, Token, TraceContext};
 use time::OffsetDateTime;
+use tokio::sync::oneshot;
 
 use crate::ticket::Ticket;
 
@@ -159,6 +161,15 @@ pub struct Idle {
     pub model: Arc<Served>,
     /// Where its next batch goes.
     pub slot: SyncSender<Batch>,
+}
+
+/// An engine instance whose thread has started.
+#[derive(Debug)]
+pub struct Instance {
+    /// The thread; ends with the drain.
+    pub thread: JoinHandle<()>,
+    /// Tells once that the model is loaded and warm, or why it is not.
+    pub warm: oneshot::Receiver<Result<(), LoadError>>,
 }
 
 /// A job's end, on its way to be published.

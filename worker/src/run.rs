@@ -4,14 +4,13 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::sync::mpsc::sync_channel;
-use std::thread::JoinHandle;
 use std::time::Instant;
 
 use gristmill_engine::{Engine, HostTensor, InputSpec, Load, LoadError, ModelFile, RowSlice, RunError, split, stack};
 use gristmill_schemas::{ErrorCode, Parameters};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::message::{Answer, Batch, Idle, Outcome, Output, RoutedJob, Served};
+use crate::message::{Answer, Batch, Idle, Instance, Outcome, Output, RoutedJob, Served};
 use crate::telemetry::{Count, Counters};
 
 /// What every instance is given.
@@ -28,12 +27,8 @@ pub struct Instances {
 }
 
 impl Instances {
-    /// Starts the thread of one instance. The receiver tells when it is loaded and warm, or why it is not.
-    pub fn spawn(
-        &self,
-        model: Arc<Served>,
-        file: ModelFile,
-    ) -> std::io::Result<(JoinHandle<()>, oneshot::Receiver<Result<(), LoadError>>)> {
+    /// Starts the thread of one instance.
+    pub fn spawn(&self, model: Arc<Served>, file: ModelFile) -> std::io::Result<Instance> {
         let (ready, warm) = oneshot::channel();
         let instances = self.clone();
         let name = format!("engine-{}", model.name);
@@ -50,7 +45,7 @@ impl Instances {
                 Err(error) => drop(ready.send(Err(error))),
             }
         })?;
-        Ok((thread, warm))
+        Ok(Instance { thread, warm })
     }
 
     fn serve(&self, engine: &mut dyn Engine, model: &Arc<Served>) {

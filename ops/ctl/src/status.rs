@@ -59,7 +59,12 @@ pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
         redelivered: info.num_redelivered,
     });
     let status = Status { queues: queues.collect(), uncovered, workers };
-    Ok(if args.json { table::json(&status)? } else { show(&status)? })
+    if args.json {
+        table::json(&status)?
+    } else {
+        show(&status)?
+    }
+    Ok(())
 }
 
 async fn uncovered(stream: &Stream, consumers: &[Info]) -> anyhow::Result<BTreeMap<String, usize>> {

@@ -8,13 +8,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 
-use gristmill_engine::{LoadError, ModelFile};
-use tokio::sync::oneshot;
+use gristmill_engine::ModelFile;
 
 pub use package::PackageError;
 use package::{Package, scan};
 
-use crate::message::Served;
+use crate::message::{Instance, Served};
 use crate::route::Routes;
 use crate::settings::Section;
 use crate::telemetry::ModelReport;
@@ -54,8 +53,7 @@ impl Config {
 }
 
 /// Starts one instance; given by the app, which knows the run stage.
-pub type Spawn<'a> =
-    dyn Fn(Arc<Served>, ModelFile) -> std::io::Result<(JoinHandle<()>, oneshot::Receiver<Result<(), LoadError>>)> + 'a;
+pub type Spawn<'a> = dyn Fn(Arc<Served>, ModelFile) -> std::io::Result<Instance> + 'a;
 
 /// What was loaded.
 #[derive(Default)]
@@ -145,7 +143,7 @@ async fn load_one(
     let package = opened.map_err(|panic| PackageError::Load(panic.to_string()))??;
     let served = Arc::new(package.served(device));
     for _ in 0..config.instances {
-        let (thread, warm) = spawn(Arc::clone(&served), package.file.clone())?;
+        let Instance { thread, warm } = spawn(Arc::clone(&served), package.file.clone())?;
         threads.push(thread);
         match warm.await {
             Ok(Ok(())) => {}

