@@ -14,10 +14,11 @@ import warnings
 from pathlib import Path
 
 import digits
-import gristmill
 import numpy as np
 import torch
 from torch import nn
+
+import gristmill
 
 warnings.filterwarnings("ignore", category=DeprecationWarning)
 

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
 from gristmill import Tensor, encode_error, encode_job, encode_result
 
 DIRECTORY = Path(__file__).parents[2] / "golden" / "v1"

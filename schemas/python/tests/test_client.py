@@ -13,14 +13,15 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gristmill
 import nats
 import numpy as np
 import pytest
-from gristmill import Client, Job, JobError, Result
 from nats.aio.msg import Msg
 from nats.js.api import RetentionPolicy
 from nats.js.errors import NoStreamResponseError
+
+import gristmill
+from gristmill import Client, Job, JobError, Result
 
 X = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
 #: Far more than anything here takes; only a hang reaches it.
@@ -406,7 +407,7 @@ async def test_results_end_when_none_comes_any_more(client: Client) -> None:
     assert [result.job_id async for result in client.results(idle_timeout=1)] == ["a", "b"]
 
 
-async def test_results_are_those_of_one_model_and_reply_token(client: Client) -> None:
+async def test_results_are_those_of_one_model_and_replytoken(client: Client) -> None:
     await store_results(client, ["a"], reply="run-7")
     await store_results(client, ["b"], reply="run-8")
     await store_results(client, ["c"], reply="run-7", model="mlp")

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import gristmill
 import pytest
+
+import gristmill
 
 torch = pytest.importorskip("torch")
 # TorchScript is deprecated in favour of torch.export, yet it is the format of the packages.

@@ -6,16 +6,17 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
-import gristmill
 import hypothesis.extra.numpy as hnp
 import msgpack
 import numpy as np
 import pytest
 from golden_cases import CASES, DIRECTORY
-from gristmill import InvalidBody, InvalidTensor, Tensor
-from gristmill._client import _token
 from hypothesis import given
 from hypothesis import strategies as st
+
+import gristmill
+from gristmill import InvalidBody, InvalidTensor, Tensor
+from gristmill._names import token
 
 NUMERIC = ["?", "u1", "i1", "i2", "i4", "i8", "f2", "f4", "f8"]
 #: Zero rows is for the worker to refuse; here any shape survives.
@@ -254,10 +255,10 @@ def test_unknown_keys_are_ignored() -> None:
 
 @pytest.mark.parametrize("text", ["a", "digits", "A-Z_09", "-", "x" * 64])
 def test_a_token_is_taken(text: str) -> None:
-    assert _token(text, "model") == text
+    assert token(text, "model") == text
 
 
 @pytest.mark.parametrize("text", ["", "a.b", "*", ">", "a b", "a\n", "ä", "x" * 65, "a/b", "\x00"])
 def test_what_is_no_token_is_refused_by_name(text: str) -> None:
     with pytest.raises(ValueError, match=r"^model .* is not a token: 1 to 64 characters"):
-        _token(text, "model")
+        token(text, "model")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import secrets
 from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,9 +16,10 @@ from nats.aio.msg import Msg
 from nats.errors import TimeoutError as NatsTimeout
 from nats.js.api import ConsumerConfig, DeliverPolicy
 
+from ._names import job_id as checked_id
+from ._names import token
 from ._wire import ArrayLike, ErrorInfo, Tensor, decode_reply, encode_job
 
-_TOKEN = re.compile(r"[A-Za-z0-9_-]{1,64}")
 Lane = Literal["online", "bulk"]
 
 
@@ -86,7 +86,7 @@ async def connect(
     servers: str | list[str] = "nats://127.0.0.1:4222", *, namespace: str = "infer", **options: Any
 ) -> Client:
     """Connect to NATS. `options` go to `nats.connect`: credentials, TLS, reconnection."""
-    _token(namespace, "namespace")
+    token(namespace, "namespace")
     return Client(await nats.connect(servers, **options), namespace=namespace)
 
 
@@ -171,17 +171,17 @@ class Client:
         """Store one job whose body is already encoded."""
         if lane not in ("online", "bulk"):
             raise ValueError(f"lane {lane!r} is neither 'online' nor 'bulk'")
-        job_id = job_id or dedup_id or secrets.token_hex(12)
+        job_id = checked_id(job_id or dedup_id or secrets.token_hex(12))
         optional = {
             "Nats-Msg-Id": dedup_id,
-            "Gristmill-Reply": reply and _token(reply, "reply"),
+            "Gristmill-Reply": reply and token(reply, "reply"),
             "Gristmill-Timeout-Ms": None if timeout is None else str(max(1, round(timeout * 1000))),
-            "Gristmill-Version": version and _token(version, "version"),
+            "Gristmill-Version": version and token(version, "version"),
             "traceparent": traceparent,
         }
         all_headers = dict(headers or {}) | {"Gristmill-Job-Id": job_id}
         all_headers |= {name: value for name, value in optional.items() if value is not None}
-        subject = f"{self.namespace}.jobs.{_token(model, 'model')}.{lane}"
+        subject = f"{self.namespace}.jobs.{token(model, 'model')}.{lane}"
         ack = await self.jetstream.publish(subject, payload, headers=all_headers)
         return Submitted(job_id, ack.seq, bool(ack.duplicate))
 
@@ -199,7 +199,7 @@ class Client:
         Takes the options of `submit` but `reply`. Raises `JobError` for an error result unless told not to, and
         `TimeoutError` when nothing came.
         """
-        job_id = options.pop("job_id", None) or secrets.token_hex(12)
+        job_id = checked_id(options.pop("job_id", None) or secrets.token_hex(12))
         if job_id in self._waiting:
             raise ValueError(f"job {job_id!r} is already waiting for its answer; the two could not be told apart")
         loop = asyncio.get_running_loop()
@@ -253,13 +253,13 @@ class Client:
         Ends after `count` results, or when none came for `idle_timeout` seconds; without either it goes on for ever.
         `start_sequence` continues after an earlier `Result.sequence` + 1.
         """
-        model = model if model == "*" else _token(model, "model")
+        model = model if model == "*" else token(model, "model")
         by_sequence = start_sequence is not None
         config = ConsumerConfig(
             deliver_policy=DeliverPolicy.BY_START_SEQUENCE if by_sequence else DeliverPolicy.ALL,
             opt_start_seq=start_sequence,
         )
-        subject = f"{self.namespace}.results.{model}.{_token(reply, 'reply')}"
+        subject = f"{self.namespace}.results.{model}.{token(reply, 'reply')}"
         subscription = await self.jetstream.subscribe(
             subject, stream=f"{self.namespace.upper()}_RESULTS", config=config, ordered_consumer=True
         )
@@ -275,9 +275,3 @@ class Client:
         finally:
             if not (self.connection.is_closed or self.connection.is_draining):
                 await subscription.unsubscribe()
-
-
-def _token(text: str, what: str) -> str:
-    if not _TOKEN.fullmatch(text):
-        raise ValueError(f"{what} {text!r} is not a token: 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'")
-    return text

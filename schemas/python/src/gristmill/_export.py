@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ._names import token
+
 if TYPE_CHECKING:
     import torch
 
@@ -59,7 +61,7 @@ def export(
         grown = tuple(_grow(tensor, free[key]) for key, tensor in zip(example_inputs, examples, strict=True))
         large = _named(program(*grown), output_names)
 
-    target = Path(directory) / name / version
+    target = Path(directory) / token(name, "name") / token(version, "version")
     if target.exists() and not overwrite:
         raise FileExistsError(f"{target} exists; a version is never changed in place (overwrite=True replaces it)")
     tables = []
