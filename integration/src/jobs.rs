@@ -159,13 +159,18 @@ impl Jobs {
     }
 
     /// Waits until the jobs stream is empty: every job is settled.
+    pub async fn settled(&self) {
+        self.settled_but(0).await;
+    }
+
+    /// Waits until the jobs stream holds this many.
     ///
     /// # Panics
     /// If that takes too long.
-    pub async fn settled(&self) {
+    pub async fn settled_but(&self, left: u64) {
         let started = std::time::Instant::now();
-        while self.stored_count("INFER_JOBS").await > 0 {
-            assert!(started.elapsed() < PATIENCE, "jobs are left in the stream");
+        while self.stored_count("INFER_JOBS").await > left {
+            assert!(started.elapsed() < PATIENCE, "more than {left} jobs are left in the stream");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }

@@ -190,6 +190,20 @@ async fn several_models_and_both_lanes_are_served_by_one_worker() {
 }
 
 #[tokio::test]
+async fn one_permit_serves_every_lane_of_every_model() {
+    let nats = Nats::start();
+    let _worker = WorkerBuilder::new(&nats, &["mlp", "digits"]).set("limits.in_flight", 1).start();
+    let jobs = Jobs::new(nats.jetstream().await);
+    for lane in ["online", "bulk"] {
+        let mlp = [(format!("mlp-{lane}"), Jobs::body("x", &[1, 64], &[0.5; 64]))];
+        let digits = [(format!("digits-{lane}"), Jobs::body("image", &[1, 1, 8, 8], &[0.5; 64]))];
+        jobs.submit_all(&format!("infer.jobs.mlp.{lane}"), mlp.into_iter()).await;
+        jobs.submit_all(&format!("infer.jobs.digits.{lane}"), digits.into_iter()).await;
+    }
+    assert_eq!(jobs.results(4).await.len(), 4);
+}
+
+#[tokio::test]
 async fn jobs_of_different_lengths_batch_with_their_own_kind() {
     let nats = Nats::start();
     let _worker = WorkerBuilder::new(&nats, &["lengths"]).start();

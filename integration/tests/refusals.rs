@@ -54,6 +54,7 @@ fn cases() -> Vec<Case> {
         job(vec![tensor("x", Datatype::Fp32, &[1, 64], fp32(&[1, 64])), tensor("z", Datatype::Bool, &[1], vec![1])]);
     let differ =
         job(vec![tensor("x", Datatype::Fp32, &[1, 64], fp32(&[1, 64])), tensor("z", Datatype::Bool, &[2], vec![1; 2])]);
+    let twice = JobBody { outputs: Some(vec!["y", "y"]), ..JobBody::decode(&mlp(1), 1 << 20).unwrap() }.encode();
     let outputs = JobBody { outputs: Some(vec!["z"]), ..JobBody::decode(&mlp(1), 1 << 20).unwrap() }.encode();
     vec![
         case("truncated", cut, InvalidMessage, "body is not a job"),
@@ -110,6 +111,7 @@ fn cases() -> Vec<Case> {
         ),
         case("extra-input", extra, InvalidInput, "the model has no input \"z\""),
         case("rows-differ", differ, InvalidInput, "input \"z\" has 2 rows, input \"x\" has 1"),
+        case("output-twice", twice, InvalidInput, "output \"y\" is asked for twice"),
         case("unknown-output", outputs, InvalidInput, "the model has no output \"z\", only y"),
         case("too-many-rows", mlp(257), TooLarge, "the job has 257 rows, model \"mlp\" takes at most 256"),
         case("too-large", mlp(4000), TooLarge, "body has 1024052 bytes, the limit is 1000000"),
@@ -276,6 +278,25 @@ async fn a_job_that_fills_max_payload_is_kept_even_where_its_dead_letter_does_no
 }
 
 #[tokio::test]
+async fn headers_that_fill_their_limit_keep_no_job_from_its_end() {
+    let nats = Nats::start();
+    let mut worker = WorkerBuilder::new(&nats, &["mlp"]).start();
+    let jobs = Jobs::new(nats.jetstream().await);
+    // With the worker's own headers these are over the server's 64 KiB.
+    let baggage = format!("k={}", "x".repeat(65_000));
+    jobs.submit("mlp", "good", mlp(1), &[("baggage", &baggage)]).await;
+    jobs.submit("mlp", "bad", vec![0xc1], &[("baggage", &baggage)]).await;
+    let results = jobs.results(2).await;
+    let of = |id: &str| results.iter().find(|answer| answer.id() == id).unwrap();
+    assert_eq!((of("good").ok().id, of("good").header("baggage")), ("good", ""));
+    assert_eq!(of("bad").error().code, ErrorCode::InvalidMessage);
+    let letter = jobs.dead_letters(1).await.remove(0);
+    assert_eq!((&letter.payload[..], letter.header(dead::RAW_HEADERS)), (&[0xc1][..], "omitted"));
+    jobs.settled().await;
+    assert_alive(&mut worker);
+}
+
+#[tokio::test]
 async fn jobs_for_a_model_nobody_serves_wait_in_the_stream() {
     let nats = Nats::start();
     let mut worker = WorkerBuilder::new(&nats, &["mlp"]).start();
@@ -283,6 +304,7 @@ async fn jobs_for_a_model_nobody_serves_wait_in_the_stream() {
     jobs.submit("nowhere", "waits", mlp(1), &[]).await;
     bystanders(&jobs, "mlp", mlp(1)).await;
     assert_bystanders_are_well(&jobs.results(BYSTANDERS).await);
+    jobs.settled_but(1).await;
     assert_eq!(jobs.stored_count("INFER_JOBS").await, 1);
     assert_alive(&mut worker);
 }

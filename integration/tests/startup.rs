@@ -26,7 +26,11 @@ fn check(config: Option<&Path>, environment: &[(&str, &str)], flags: &[&str]) ->
 fn every_wrong_setting_is_told_at_once() {
     let dir = TempDir::new().unwrap();
     let file = dir.path().join("worker.toml");
-    std::fs::write(&file, "device = \"gpu\"\n[limits]\nin_fligth = 5\n[admin]\nlisten = \"here\"\n").unwrap();
+    std::fs::write(
+        &file,
+        "device = \"gpu\"\n[streams]\nduplicate_window_s = 60\n[limits]\nin_fligth = 5\n[admin]\nlisten = \"here\"\n",
+    )
+    .unwrap();
     let ended = check(Some(&file), &[("GRISTMILL__LIMITS__IN_FLIGHT", "0")], &["--set", "shutdown.grace_ms=-1"]);
     assert_eq!(ended.code, 2);
     for says in [
@@ -34,6 +38,7 @@ fn every_wrong_setting_is_told_at_once() {
         "limits.in_flight is \"0\": a number from 1 to 1000000 is expected",
         "limits.in_fligth: there is no such setting",
         "admin.listen is \"here\"",
+        "streams.duplicate_window_s is \"60\": at least 120 is needed: twice ack_wait and a minute",
         "shutdown.grace_ms is \"-1\"",
     ] {
         assert!(ended.err.contains(says), "{says} is missing in\n{}", ended.err);

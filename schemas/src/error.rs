@@ -113,8 +113,6 @@ impl<'de> Deserialize<'de> for ErrorCode {
 pub enum InvalidJob {
     #[error(transparent)]
     Header(#[from] InvalidHeader),
-    #[error("subject {0:?} is not <namespace>.jobs.<model>.<lane>")]
-    Subject(String),
     #[error("body has {bytes} bytes, the limit is {limit}")]
     BodyTooLarge { bytes: usize, limit: usize },
     #[error("body is not a job: {0}")]
@@ -125,6 +123,10 @@ pub enum InvalidJob {
     IdTooLong { bytes: usize },
     #[error("\"id\" has a control character")]
     IdControl,
+    #[error("\"id\" is empty")]
+    IdEmpty,
+    #[error("output {name:?} is asked for twice")]
+    DuplicateOutput { name: String },
     #[error("\"inputs\" is missing or empty")]
     NoInputs,
     #[error("input number {index} has no \"{key}\"")]
@@ -165,7 +167,7 @@ impl InvalidJob {
     /// The code an error result for this carries.
     pub fn code(&self) -> ErrorCode {
         match self {
-            Self::Header(_) | Self::Subject(_) | Self::Syntax(_) | Self::TrailingBytes => ErrorCode::InvalidMessage,
+            Self::Header(_) | Self::Syntax(_) | Self::TrailingBytes => ErrorCode::InvalidMessage,
             Self::BodyTooLarge { .. } => ErrorCode::TooLarge,
             _ => ErrorCode::InvalidInput,
         }

@@ -44,7 +44,8 @@ impl<'a> JobBody<'a> {
         if checked.is_empty() {
             return Err(InvalidJob::NoInputs);
         }
-        let outputs = raw.outputs.map(|outputs| outputs.0.into_iter().map(|output| output.name).collect());
+        let outputs = raw.outputs.map(|outputs| outputs.0.into_iter().map(|output| output.name).collect::<Vec<_>>());
+        check_outputs(outputs.as_deref().unwrap_or_default())?;
         Ok(Self { id: raw.id, inputs: checked, outputs })
     }
 
@@ -60,7 +61,16 @@ impl<'a> JobBody<'a> {
     }
 }
 
+/// Asked for twice, an output would be copied twice: a small job could ask for a large result.
+fn check_outputs(names: &[&str]) -> Result<(), InvalidJob> {
+    let twice = names.iter().enumerate().find(|(index, name)| names[..*index].contains(name));
+    twice.map_or(Ok(()), |(_, name)| Err(InvalidJob::DuplicateOutput { name: (*name).into() }))
+}
+
 fn check_id(id: &str) -> Result<(), InvalidJob> {
+    if id.is_empty() {
+        return Err(InvalidJob::IdEmpty);
+    }
     if id.len() > MAX_ID_BYTES {
         return Err(InvalidJob::IdTooLong { bytes: id.len() });
     }

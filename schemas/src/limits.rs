@@ -22,3 +22,7 @@ pub const MAX_TIMEOUT_MS: u64 = 7 * 24 * 3600 * 1000;
 /// Elements of one tensor written as an array instead of `bin`. Arrays are for hand-written jobs; each element costs a
 /// reader 24 bytes while it is checked.
 pub const MAX_ARRAY_ELEMENTS: usize = 1 << 20;
+
+/// Elements of one row of a model's input or output, free dimensions counted as 1: 1 GiB of FP32. A manifest beyond is a
+/// mistake, and warming it up would take the worker down.
+pub const MAX_ROW_ELEMENTS: i64 = 1 << 28;

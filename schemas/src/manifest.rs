@@ -3,7 +3,7 @@
 use serde::Deserialize;
 
 use crate::datatype::Datatype;
-use crate::limits::{MAX_NAME_BYTES, MAX_RANK, MAX_TENSORS};
+use crate::limits::{MAX_NAME_BYTES, MAX_RANK, MAX_ROW_ELEMENTS, MAX_TENSORS};
 use crate::token::Token;
 
 /// A checked `model.toml`.
@@ -111,6 +111,8 @@ pub enum InvalidManifest {
     Name(String),
     #[error("{name:?}: shape {shape:?} must start with -1 and have 1 to {MAX_RANK} dimensions of -1 or more than 0")]
     Shape { name: String, shape: Vec<i64> },
+    #[error("{name:?}: one row of shape {shape:?} has more than {MAX_ROW_ELEMENTS} elements")]
+    TooLarge { name: String, shape: Vec<i64> },
     #[error("{0:?}: libtorch has no tensors of BYTES")]
     Bytes(String),
     #[error("{name:?}: range [{low}, {high}] is empty")]
@@ -157,6 +159,10 @@ fn check_side<'a>(
             return Err(InvalidManifest::Name(name.clone()));
         }
         names.push(name);
+        let elements = shape.iter().try_fold(1i64, |product, dim| product.checked_mul((*dim).max(1)));
+        if elements.is_none_or(|elements| elements > MAX_ROW_ELEMENTS) {
+            return Err(InvalidManifest::TooLarge { name: name.clone(), shape: shape.clone() });
+        }
         let well_formed = shape.first() == Some(&-1) && shape.iter().all(|&dim| dim == -1 || dim > 0);
         if !well_formed || shape.len() > MAX_RANK {
             return Err(InvalidManifest::Shape { name: name.clone(), shape: shape.clone() });
@@ -180,6 +186,10 @@ impl Input {
         }
         let Some(example) = &self.example_shape else { return Ok(()) };
         let fits = |(&want, &have): (&i64, &i64)| have > 0 && (want == -1 || want == have);
+        let elements = example.iter().skip(1).try_fold(1i64, |product, dim| product.checked_mul(*dim));
+        if elements.is_none_or(|elements| elements > MAX_ROW_ELEMENTS) {
+            return Err(InvalidManifest::TooLarge { name: self.name.clone(), shape: example.clone() });
+        }
         if example.len() == self.shape.len() && self.shape.iter().zip(example).all(fits) {
             return Ok(());
         }
@@ -193,10 +203,16 @@ impl Batching {
         let limits = [
             ("max_rows", self.max_rows, 1 << 20, "1 to 1048576 rows are allowed"),
             ("max_padded_elements", self.max_padded_elements.unwrap_or(1), 1 << 40, "1 to 2^40 are allowed"),
-            ("max_delay_ms", self.max_delay_ms as usize + 1, 60_001, "0 to 60000 (1 minute) is allowed"),
+            (
+                "max_delay_ms",
+                usize::try_from(self.max_delay_ms).unwrap_or(usize::MAX),
+                60_000,
+                "0 to 60000 are allowed",
+            ),
         ];
         for (key, value, most, limit) in limits {
-            if !(1..=most).contains(&value) {
+            let least = usize::from(key != "max_delay_ms");
+            if !(least..=most).contains(&value) {
                 return Err(InvalidManifest::Batching { key, value, limit });
             }
         }
@@ -254,6 +270,8 @@ mod tests {
             ("torchscript", "onnx", "unknown variant `onnx`"),
             ("\"digits\"", "\"a.b\"", "\"a.b\" is not a token"),
             ("name = \"digits\"", "", "missing field `name`"),
+            ("[-1, 1, 8, 8]", "[-1, 1099511627776]", "has more than 268435456 elements"),
+            ("max_rows = 32", "max_delay_ms = 60001", "batching.max_delay_ms is 60001, 0 to 60000 are allowed"),
             ("shape = [-1, 1, 8, 8]", "shape = [-1]\nrange = [2, 1]", "range [2, 1] is empty"),
             ("shape = [-1, 1, 8, 8]", "shape = [-1, 4]\nexample_shape = [1, 5]", "does not fit shape [-1, 4]"),
         ] {

@@ -182,7 +182,7 @@ fn tensor() -> impl Strategy<Value = (String, Vec<usize>, Vec<u8>)> {
 
 proptest! {
     #[test]
-    fn any_job_survives_writing_and_reading(parts in prop::collection::vec(tensor(), 1..5), id in "[a-z0-9/]{0,20}") {
+    fn any_job_survives_writing_and_reading(parts in prop::collection::vec(tensor(), 1..5), id in "[a-z0-9/]{1,20}") {
         let inputs: Vec<Tensor<'_>> = parts.iter().enumerate()
             .filter(|(i, part)| parts[..*i].iter().all(|other| other.0 != part.0))
             .map(|(_, (name, shape, data))| Tensor {

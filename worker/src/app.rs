@@ -3,7 +3,6 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_nats::Client;
@@ -14,7 +13,7 @@ use gristmill_schemas::topology::{self, Ready, Topology};
 use gristmill_schemas::{Lane, Namespace, Token};
 use gristmill_torch::TorchLoader;
 use tokio::sync::{mpsc, watch};
-use tokio::task::JoinSet;
+use tokio::task::{JoinHandle, JoinSet};
 
 use crate::batch::Batcher;
 use crate::config::Config;
@@ -30,11 +29,19 @@ use crate::shutdown::{self, Stopper};
 use crate::sweep::Sweeper;
 use crate::telemetry::{Counters, Health};
 
+/// Longest wait for jobs to be given back when a drain is cut short.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// A running pipeline.
 pub struct App {
     stopper: Stopper,
+    /// Every stage but settle.
     tasks: JoinSet<&'static str>,
-    engines: Vec<JoinHandle<()>>,
+    /// Outlives the others: it answers for the jobs that they drop.
+    settle: JoinHandle<()>,
+    /// Models whose engine thread panicked.
+    died: mpsc::Receiver<Token>,
+    engines: Vec<std::thread::JoinHandle<()>>,
     health: Arc<Health>,
     client: Client,
 }
@@ -64,7 +71,9 @@ impl App {
         let (idle, idle_inbox) = mpsc::channel(256);
         let loader: Arc<dyn Load> = Arc::new(loader);
         let name = loader.device();
-        let instances = Instances { loader, idle, outcomes: outcomes.clone(), counters: Arc::clone(&counters) };
+        let (deaths, died) = mpsc::channel(1);
+        let counted = Arc::clone(&counters);
+        let instances = Instances { loader, idle, outcomes: outcomes.clone(), counters: counted, deaths };
         let spawn = |model, file| instances.spawn(model, file);
         let Loaded { routes, reports, threads: engines } = registry::load(&config.models, &name, &spawn).await?;
         drop(instances);
@@ -84,15 +93,9 @@ impl App {
         let (stopper, stopped) = shutdown::channel();
         let mut tasks = JoinSet::new();
         let decoder = Decoder { stream: stream.clone(), max_bytes: config.limits.job_bytes };
-        let settler = Settler {
-            client: client.clone(),
-            jobs: jobs_stream,
-            notices: notice_inbox,
-            closed,
-            ack_wait,
-            counters: Arc::clone(&counters),
-        };
-        tasks.spawn(async { named("settle", settler.run()).await });
+        let settler =
+            Settler { client: client.clone(), jobs: jobs_stream, closed, ack_wait, counters: Arc::clone(&counters) };
+        let settle = tokio::spawn(settler.run(notice_inbox));
         let publisher = Publisher {
             inbox: outcome_inbox,
             context: publishing,
@@ -126,7 +129,7 @@ impl App {
             consumers: consumers(&models),
             capacity,
             ack_wait,
-            disconnects: health.disconnects.subscribe(),
+            link: health.link.subscribe(),
             decoder,
             stream,
             jobs,
@@ -143,15 +146,19 @@ impl App {
             }
             "intake"
         });
-        Ok(Self { stopper, tasks, engines, health, client })
+        Ok(Self { stopper, tasks, settle, died, engines, health, client })
     }
 
     /// Waits for a stage to end, which none does before [`Self::drain`].
     pub async fn failed(&mut self) -> StageEnded {
-        match self.tasks.join_next().await {
-            Some(Ok(stage)) => StageEnded(stage.to_owned()),
-            Some(Err(panic)) => StageEnded(format!("panicked ({panic})")),
-            None => StageEnded("last".into()),
+        tokio::select! {
+            ended = self.tasks.join_next() => match ended {
+                Some(Ok(stage)) => StageEnded(stage.to_owned()),
+                Some(Err(panic)) => StageEnded(format!("panicked ({panic})")),
+                None => StageEnded("last".into()),
+            },
+            Some(model) = self.died.recv() => StageEnded(format!("engine of model {model}")),
+            _ = &mut self.settle => StageEnded("settle".into()),
         }
     }
 
@@ -161,13 +168,30 @@ impl App {
         self.stopper.stop();
         let stages = async {
             while self.tasks.join_next().await.is_some() {}
-            // The engines ended before publish did: their ends of its channel are closed.
-            for engine in self.engines {
-                drop(tokio::task::spawn_blocking(|| engine.join()).await);
-            }
-            drop(self.client.drain().await);
+            drop((&mut self.settle).await);
         };
-        tokio::time::timeout(grace, stages).await.map_err(|_| GraceOver(grace.as_millis()))
+        if tokio::time::timeout(grace, stages).await.is_err() {
+            self.abandon().await;
+            return Err(GraceOver(grace.as_millis()));
+        }
+        // They ended before publish did; joined, so that none is inside libtorch when the process exits.
+        for engine in std::mem::take(&mut self.engines) {
+            drop(tokio::task::spawn_blocking(|| engine.join()).await);
+        }
+        self.flush().await;
+        Ok(())
+    }
+
+    /// Ends every stage where it is. Their jobs are given back, but for those an engine is running.
+    pub async fn abandon(mut self) {
+        self.tasks.shutdown().await;
+        drop(tokio::time::timeout(LAST_WORDS, &mut self.settle).await);
+        self.flush().await;
+    }
+
+    /// Waits until what was sent has left the process.
+    async fn flush(&self) {
+        drop(tokio::time::timeout(LAST_WORDS, self.client.flush()).await);
     }
 }
 

@@ -109,7 +109,7 @@ impl Limits {
 
 fn streams(section: &mut Section<'_>) -> topology::Config {
     let default = topology::Config::default();
-    topology::Config {
+    let streams = topology::Config {
         replicas: section.number("replicas", default.replicas, 1..=5),
         ack_wait_ms: section.number("ack_wait_ms", default.ack_wait_ms, 1000..=3_600_000),
         max_deliver: section.number("max_deliver", default.max_deliver, 10..=100_000),
@@ -118,7 +118,13 @@ fn streams(section: &mut Section<'_>) -> topology::Config {
         results_max_age_s: section.number("results_max_age_s", default.results_max_age_s, 0..=315_360_000),
         dlq_max_age_s: section.number("dlq_max_age_s", default.dlq_max_age_s, 0..=315_360_000),
         jobs_max_bytes: section.number("jobs_max_bytes", default.jobs_max_bytes, -1..=i64::MAX),
+    };
+    let (window, least) = (streams.duplicate_window_s, streams.least_window());
+    if Duration::from_secs(window) < least {
+        let limit = format!("at least {} is needed: twice ack_wait and a minute", least.as_secs());
+        section.fault("duplicate_window_s", &window.to_string(), limit);
     }
+    streams
 }
 
 #[cfg(test)]

@@ -2,19 +2,22 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 
 use crate::settings::Section;
-use crate::telemetry::Health;
+use crate::telemetry::{Health, Link};
+
+/// Where NATS is unless set otherwise.
+const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
 
 /// Where NATS is and how to get in.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// One or more servers, separated by commas.
+    /// The setting without passwords, for messages.
     pub url: String,
+    servers: Vec<ServerAddr>,
     /// How long to try before giving up at start. Later cuts are retried for ever.
     pub connect_timeout: Duration,
     credentials: Option<PathBuf>,
@@ -32,12 +35,15 @@ pub struct Config {
 impl Config {
     /// Reads the section `nats`. Secrets are named by the file that holds them, never given themselves.
     pub fn read(section: &mut Section<'_>) -> Self {
-        let url = section.parsed("url", "nats://127.0.0.1:4222", |text| match text.trim() {
-            "" => Err("a URL is expected, such as nats://host:4222"),
-            url => Ok(url.to_owned()),
+        let servers = section.parsed("url", DEFAULT_URL, |text| {
+            let servers = text.split(',').map(|url| url.trim().parse::<ServerAddr>());
+            servers
+                .collect::<Result<_, _>>()
+                .map_err(|_| "URLs such as nats://host:4222 are expected, separated by commas")
         });
         Self {
-            url: url.unwrap_or_default(),
+            url: redact(&section.text("url").unwrap_or_else(|| DEFAULT_URL.to_owned())),
+            servers: servers.unwrap_or_default(),
             connect_timeout: Duration::from_millis(section.number("connect_timeout_ms", 10_000, 100..=3_600_000)),
             credentials: section.file("credentials_file"),
             nkey: section.file("nkey_seed_file"),
@@ -97,14 +103,14 @@ pub async fn connect(
     let started = Instant::now();
     loop {
         let options = options(config, name, subscriptions, health).await?;
-        match options.connect(&config.url).await {
+        match options.connect(&config.servers[..]).await {
             Ok(client) => return Ok(client),
             Err(source) if started.elapsed() >= config.connect_timeout => {
-                let (url, seconds) = (redact(&config.url), started.elapsed().as_secs_f64());
+                let (url, seconds) = (config.url.clone(), started.elapsed().as_secs_f64());
                 return Err(ConnectError::Server { url, source, seconds });
             }
             Err(error) => {
-                tracing::warn!(url = redact(&config.url), %error, "no connection to NATS yet");
+                tracing::warn!(url = config.url, %error, "no connection to NATS yet");
                 tokio::time::sleep(Duration::from_millis(500)).await;
             }
         }
@@ -187,12 +193,11 @@ fn readable(key: &'static str, path: &PathBuf) -> Result<PathBuf, ConnectError> 
 fn observe(health: &Health, event: &Event) {
     match event {
         Event::Connected => {
-            health.connected.store(true, Ordering::Relaxed);
+            health.link.send_modify(|link| link.is_up = true);
             tracing::info!("connected to NATS");
         }
         Event::Disconnected | Event::Closed => {
-            health.connected.store(false, Ordering::Relaxed);
-            health.disconnects.send_modify(|count| *count += 1);
+            health.link.send_modify(|link| *link = Link { is_up: false, losses: link.losses + 1 });
             tracing::warn!("disconnected from NATS");
         }
         // Credit is meant to make this impossible.

@@ -113,7 +113,10 @@ async fn serve(config: &Config, health: Arc<Health>, counters: Arc<Counters>) ->
     tracing::info!("serving");
     let name = tokio::select! {
         name = signals.recv() => name,
-        ended = app.failed() => return Err(ended.into()),
+        ended = app.failed() => {
+            app.abandon().await;
+            return Err(ended.into());
+        }
     };
     tracing::info!(signal = name.0, grace_ms = config.grace.as_millis() as u64, "draining");
     tokio::select! {

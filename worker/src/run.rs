@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use std::time::Instant;
 
 use gristmill_engine::{Engine, HostTensor, InputSpec, Load, LoadError, ModelFile, RowSlice, RunError, split, stack};
-use gristmill_schemas::{ErrorCode, Parameters};
+use gristmill_schemas::{ErrorCode, Parameters, Token};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::message::{Answer, Batch, Idle, Instance, Outcome, Output, RoutedJob, Served};
@@ -24,6 +24,23 @@ pub struct Instances {
     pub outcomes: mpsc::Sender<Outcome>,
     /// Written: errors of models.
     pub counters: Arc<Counters>,
+    /// Hears of an instance whose thread panicked. Room for one: the first ends the process.
+    pub deaths: mpsc::Sender<Token>,
+}
+
+/// Tells of its thread's panic. Jobs of that thread are given back as their tickets unwind.
+struct Guard<'a> {
+    model: &'a Served,
+    deaths: &'a mpsc::Sender<Token>,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // Full means that another death is already being told.
+            drop(self.deaths.try_send(self.model.name.clone()));
+        }
+    }
 }
 
 impl Instances {
@@ -49,6 +66,7 @@ impl Instances {
     }
 
     fn serve(&self, engine: &mut dyn Engine, model: &Arc<Served>) {
+        let _guard = Guard { model, deaths: &self.deaths };
         loop {
             let (slot, inbox) = sync_channel(1);
             let idle = Idle { model: Arc::clone(model), slot };
@@ -69,8 +87,10 @@ impl Instances {
 /// Runs one row and a full batch, and checks what comes out. The TorchScript executor specialises in its first runs.
 fn warm_up(engine: &mut dyn Engine, model: &Served) -> Result<(), LoadError> {
     let signature = &model.signature;
-    for rows in [1, 2, model.max_rows, model.max_rows] {
-        let rows = rows.min(model.max_rows);
+    let largest = signature.inputs.iter().map(|input| input.example.iter().product::<usize>().max(1)).max();
+    let most = model.max_rows.min(model.max_elements / largest.unwrap_or(1)).max(1);
+    for rows in [1, 2, most, most] {
+        let rows = rows.min(most);
         let inputs: Vec<HostTensor> = signature.inputs.iter().map(|input: &InputSpec| input.example(rows)).collect();
         let failed = |reason: String| LoadError(format!("warm-up with {rows} rows: {reason}"));
         let outputs = engine.run(&inputs).map_err(|error| failed(error.0))?;

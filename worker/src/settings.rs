@@ -111,7 +111,8 @@ impl Section<'_> {
         if self.name.is_empty() { key.to_owned() } else { format!("{}.{key}", self.name) }
     }
 
-    fn fault(&mut self, key: &str, value: &str, limit: impl fmt::Display) {
+    /// Reports a value that only makes no sense beside another.
+    pub fn fault(&mut self, key: &str, value: &str, limit: impl fmt::Display) {
         let key = self.key(key);
         self.reader.faults.push(format!("{key} is {value:?}: {limit}"));
     }

@@ -8,6 +8,8 @@ use async_nats::jetstream::AckKind;
 use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, Subject};
 use bytes::Bytes;
+use futures_util::StreamExt;
+use futures_util::stream::FuturesUnordered;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -31,8 +33,6 @@ pub struct Settler {
     pub client: Client,
     /// The jobs stream, to delete swept jobs from.
     pub jobs: Stream<()>,
-    /// Openings and settlements; closed when intake and every ticket are gone.
-    pub notices: mpsc::Receiver<Notice>,
     /// Tells intake which deliveries are closed. Has room for every open one.
     pub closed: mpsc::Sender<u64>,
     /// After this long without an answer or a keep-alive, the server delivers again.
@@ -48,32 +48,49 @@ struct Open {
     is_swept: bool,
 }
 
+/// A job to be deleted, and the advisory to be answered then.
+struct Swept {
+    sequence: u64,
+    advisory: Subject,
+}
+
 impl Settler {
-    /// Runs until every delivery is settled and no more can come.
-    pub async fn run(mut self) {
+    /// Runs until every delivery is settled and no more can come: `notices` ends when intake and every ticket are gone.
+    pub async fn run(self, mut notices: mpsc::Receiver<Notice>) {
         let mut open: HashMap<u64, Open> = HashMap::new();
         let mut last_ack = None;
         let mut burst = Vec::with_capacity(BURST);
-        // A sixth and a third of ack_wait: two keep-alives may be lost before the server takes the job away.
-        let mut sweep = interval(self.ack_wait / 6);
+        let mut deletes = FuturesUnordered::new();
+        let mut sweep = interval(self.ack_wait / 12);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                received = self.notices.recv_many(&mut burst, BURST) => {
+                received = notices.recv_many(&mut burst, BURST) => {
                     if received == 0 {
                         break;
                     }
                     for notice in burst.drain(..) {
-                        self.take(&mut open, &mut last_ack, notice).await;
+                        if let Some(swept) = self.take(&mut open, &mut last_ack, notice).await {
+                            // Beside the loop: acks and keep-alives do not wait for it.
+                            deletes.push(self.delete(swept));
+                        }
                     }
                 }
+                Some(()) = deletes.next() => {}
                 _ = sweep.tick() => self.keep_alive(&mut open, Instant::now()).await,
             }
         }
+        while deletes.next().await.is_some() {}
         self.confirm(last_ack).await;
     }
 
-    async fn take(&self, open: &mut HashMap<u64, Open>, last_ack: &mut Option<Subject>, notice: Notice) {
+    /// Takes one notice in. Returns a swept job whose end was stored, to be deleted.
+    async fn take(
+        &self,
+        open: &mut HashMap<u64, Open>,
+        last_ack: &mut Option<Subject>,
+        notice: Notice,
+    ) -> Option<Swept> {
         match notice {
             Notice::Opened { sequence, ack } => {
                 open.insert(sequence, Open { ack, touched: Instant::now(), is_swept: false });
@@ -87,32 +104,32 @@ impl Settler {
                 open.insert(sequence, Open { ack, touched: Instant::now(), is_swept: true });
             }
             Notice::Settled { sequence, verdict } => {
-                if let Some(Open { ack, is_swept, .. }) = open.remove(&sequence) {
-                    let verdict = if is_swept { self.delete(sequence, verdict).await } else { verdict };
-                    self.answer(ack.clone(), verdict).await;
-                    if verdict == Verdict::Done {
-                        *last_ack = Some(ack);
-                    }
-                }
                 // Intake may be gone: then nobody counts permits any more.
                 let _ = self.closed.send(sequence).await;
+                let Open { ack, is_swept, .. } = open.remove(&sequence)?;
+                if is_swept && verdict != Verdict::GivenBack {
+                    return Some(Swept { sequence, advisory: ack });
+                }
+                self.answer(ack.clone(), verdict).await;
+                if verdict == Verdict::Done {
+                    *last_ack = Some(ack);
+                }
             }
         }
+        None
     }
 
-    /// Deletes a swept job whose dead letter is stored. Returns what to answer to the advisory.
-    async fn delete(&self, sequence: u64, verdict: Verdict) -> Verdict {
-        if verdict == Verdict::GivenBack {
-            return verdict;
-        }
-        match self.jobs.delete_message(sequence).await {
+    /// Deletes a swept job and answers the advisory that told of it.
+    async fn delete(&self, Swept { sequence, advisory }: Swept) {
+        let verdict = match self.jobs.delete_message(sequence).await {
             Ok(_) => Verdict::Done,
             Err(error) => {
                 // Also when another worker deleted it first: the advisory comes again and finds nothing.
                 tracing::warn!(%error, sequence, "a swept job was not deleted");
                 Verdict::GivenBack
             }
-        }
+        };
+        self.answer(advisory, verdict).await;
     }
 
     async fn answer(&self, ack: Subject, verdict: Verdict) {
@@ -125,9 +142,11 @@ impl Settler {
         self.publish(ack, payload).await;
     }
 
+    /// Every open job hears from us after a quarter of ack_wait, and a tick of a twelfth later at most: two keep-alives
+    /// in a row may be lost before the server takes the job away.
     async fn keep_alive(&self, open: &mut HashMap<u64, Open>, now: Instant) {
         for delivery in open.values_mut() {
-            if now.saturating_duration_since(delivery.touched) >= self.ack_wait / 3 {
+            if now.saturating_duration_since(delivery.touched) >= self.ack_wait / 4 {
                 delivery.touched = now;
                 self.counters.inc(Count::KeepAlives);
                 self.publish(delivery.ack.clone(), AckKind::Progress.into()).await;

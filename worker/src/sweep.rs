@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::response::Response;
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::{self, Context, ErrorCode};
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use futures_util::StreamExt;
-use gristmill_schemas::{ErrorCode, Namespace, dead_letter_header};
+use gristmill_schemas::{Namespace, dead_letter_header};
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -111,7 +111,9 @@ impl Sweeper {
         let stored = match self.context.request(subject, &request).await? {
             Response::Ok(Stored { message }) => message,
             // Answered, deleted or expired meanwhile: nothing is left to do.
-            Response::Err { .. } => return message.ack().await,
+            Response::Err { error } if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => return message.ack().await,
+            // No leader, say: the advisory comes again.
+            Response::Err { error } => return Err(error.into()),
         };
         let Some(ack) = message.reply.clone() else { return Ok(()) };
         let Some((model, lane)) = self.namespace.parse_job_subject(&stored.subject) else {
@@ -134,8 +136,8 @@ impl Sweeper {
         let ticket = Ticket::new(sequence, self.notices.clone());
         self.counters.inc(Count::Swept);
         let (code, why) = match fault {
-            Some(fault) => (ErrorCode::InvalidMessage, fault),
-            None => (ErrorCode::Quarantined, "no worker lived to answer it".to_owned()),
+            Some(fault) => (gristmill_schemas::ErrorCode::InvalidMessage, fault),
+            None => (gristmill_schemas::ErrorCode::Quarantined, "no worker lived to answer it".to_owned()),
         };
         let text = format!("delivered {} times, the consumer's limit: {why}", advisory.deliveries);
         let delivery = Delivery { ticket, origin };

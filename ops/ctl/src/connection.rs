@@ -2,7 +2,7 @@ use std::path::PathBuf;
 
 use anyhow::Context as _;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, ConnectOptions};
+use async_nats::{Client, ConnectOptions, ServerAddr};
 use clap::Args;
 use gristmill_schemas::Namespace;
 
@@ -51,7 +51,10 @@ impl Connection {
         if let Some(path) = &self.tls_ca {
             options = options.add_root_certificates(path.clone());
         }
-        options.connect(&self.nats).await.with_context(|| format!("cannot connect to NATS at {}", self.nats))
+        let servers = self.nats.split(',').map(|url| url.trim().parse::<ServerAddr>());
+        let servers: Vec<ServerAddr> = servers.collect::<Result<_, _>>().context("--nats is no NATS URL")?;
+        let names: Vec<String> = servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
+        options.connect(servers).await.with_context(|| format!("cannot connect to NATS at {}", names.join(", ")))
     }
 
     /// Connects to JetStream.

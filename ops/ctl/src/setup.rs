@@ -38,12 +38,9 @@ pub struct Args {
 /// Runs `gristmill setup`.
 pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
     let Args { replicas, ack_wait_ms, jobs_max_bytes, .. } = args;
-    let topology = Topology {
-        namespace: connection.namespace.clone(),
-        config: Config { replicas, ack_wait_ms, jobs_max_bytes, ..Config::default() },
-        models: args.model,
-        in_flight: 1,
-    };
+    let mut config = Config { replicas, ack_wait_ms, jobs_max_bytes, ..Config::default() };
+    config.duplicate_window_s = config.duplicate_window_s.max(config.least_window().as_secs() + 1);
+    let topology = Topology { namespace: connection.namespace.clone(), config, models: args.model, in_flight: 1 };
     let context = connection.jetstream().await?;
     let steps = plan(&context, &topology).await?.0;
     show(&steps, args.json, args.dry_run)?;

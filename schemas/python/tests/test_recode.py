@@ -36,7 +36,7 @@ def recode() -> Iterator[Recode]:
 
 
 NAMES = st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), min_size=1, max_size=20)
-IDS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), max_size=40)
+IDS = st.text(st.characters(codec="ascii", exclude_categories=["Cc"]), min_size=1, max_size=40)
 DTYPES = st.sampled_from(["?", "u1", "i1", "<i2", "<i4", "<i8", "<f2", "<f4", "<f8"])
 
 
@@ -49,7 +49,7 @@ def inputs(draw: st.DrawFn) -> dict[str, np.ndarray]:
 
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(inputs(), st.none() | IDS, st.none() | st.lists(NAMES, max_size=3))
+@given(inputs(), st.none() | IDS, st.none() | st.lists(NAMES, max_size=3, unique=True))
 def test_rust_writes_any_job_as_we_do(recode: Recode, arrays: dict, id: str | None, outputs: list[str] | None) -> None:
     body = gristmill.encode_job(arrays, id=id, outputs=outputs)
     assert recode("j", body) == body

@@ -89,7 +89,7 @@ fn disabled(reason: &async_nats::jetstream::Error) -> bool {
 async fn stream_step(context: &Context, topology: &Topology, want: &stream::Config) -> Result<Step, Error> {
     match context.get_stream(&want.name).await {
         Ok(found) => {
-            let window = Duration::from_millis(topology.config.ack_wait_ms) * 2 + Duration::from_secs(60);
+            let window = topology.config.least_window();
             Ok(judge(compare::stream(want, &found.cached_info().config, window)))
         }
         Err(error) => match error.kind() {

@@ -81,6 +81,13 @@ pub(super) fn consumer(want: &pull::Config, have: &ConsumerConfig, in_flight: us
     let enough = pending < 0 || usize::try_from(pending).is_ok_and(|pending| pending >= in_flight);
     report.need(enough, "max_ack_pending", pending, format!("at least {in_flight} (limits.in_flight of one worker)"));
     report.need(have.backoff.is_empty(), "backoff", &have.backoff, "none (it distorts the worker's own delays)");
+    let limits = (have.max_batch, have.max_bytes, have.max_expires);
+    let unlimited = limits == (0, 0, Duration::ZERO);
+    report.need(unlimited, "max_batch, max_bytes, max_expires", limits, "no limit (pulls would be refused)");
+    let grouped = have.priority_groups.is_empty();
+    report.need(grouped, "priority_groups", &have.priority_groups, "none (pulls without a group would be refused)");
+    let lasting = have.inactive_threshold.is_zero();
+    report.need(lasting, "inactive_threshold", have.inactive_threshold, "none (an idle consumer would vanish)");
     report.need(!have.headers_only, "headers_only", have.headers_only, "false");
     report.differences
 }

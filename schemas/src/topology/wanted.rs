@@ -41,6 +41,14 @@ impl Default for Config {
     }
 }
 
+impl Config {
+    /// The shortest time that results must be remembered for, so that a job delivered again is stored once: two
+    /// deliveries may each take ack_wait to be noticed as lost, and a minute is for retries.
+    pub fn least_window(&self) -> Duration {
+        Duration::from_millis(self.ack_wait_ms) * 2 + Duration::from_secs(60)
+    }
+}
+
 /// The streams of one namespace and the consumers of some models.
 #[derive(Debug, Clone)]
 pub struct Topology {

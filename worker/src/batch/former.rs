@@ -52,6 +52,7 @@ pub struct Former<K, J> {
 struct Queue<J> {
     lanes: [VecDeque<Waiting<J>>; 2],
     rows: usize,
+    elements: usize,
     /// The stream ran empty behind one of these jobs.
     is_closing: bool,
     /// The soonest deadline among these jobs.
@@ -70,7 +71,7 @@ struct Waiting<J> {
 impl<J> Default for Queue<J> {
     fn default() -> Self {
         let lanes = [VecDeque::new(), VecDeque::new()];
-        Self { lanes, rows: 0, is_closing: false, deadline: None, halfway: None }
+        Self { lanes, rows: 0, elements: 0, is_closing: false, deadline: None, halfway: None }
     }
 }
 
@@ -89,6 +90,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     pub fn push(&mut self, key: K, job: J, facts: Facts, now: Instant) {
         let queue = self.queues.entry(key).or_default();
         queue.rows += facts.rows;
+        queue.elements = queue.elements.saturating_add(facts.elements);
         queue.is_closing |= facts.is_last;
         let waiting = Waiting { job, facts, since: now };
         queue.note(&waiting);
@@ -103,15 +105,15 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
             return expired;
         }
         for queue in self.queues.values_mut() {
-            for (lane, jobs) in queue.lanes.iter_mut().enumerate() {
-                for waiting in std::mem::take(jobs) {
+            for (lane, jobs) in std::mem::take(&mut queue.lanes).into_iter().enumerate() {
+                for waiting in jobs {
                     match waiting.facts.deadline {
                         Some(deadline) if deadline <= now => {
-                            queue.rows -= waiting.facts.rows;
+                            queue.remove(&waiting.facts);
                             self.waiting[lane] -= 1;
                             expired.push((waiting.job, deadline));
                         }
-                        _ => jobs.push_back(waiting),
+                        _ => queue.lanes[lane].push_back(waiting),
                     }
                 }
             }
@@ -139,14 +141,17 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         let order = if bulk_first { [Lane::Bulk, Lane::Online] } else { Lane::ALL };
         for lane in order {
             while let Some(waiting) = queue.lanes[lane as usize].pop_front_if(|waiting| room.admit(&waiting.facts)) {
-                queue.rows -= waiting.facts.rows;
+                queue.remove(&waiting.facts);
                 self.waiting[lane as usize] -= 1;
                 jobs.push(waiting.job);
             }
         }
         match queue.rows {
             0 => drop(self.queues.remove(&key)),
-            _ => queue.recall(),
+            _ => {
+                queue.is_closing = false;
+                queue.recall();
+            }
         }
         self.batches = self.batches.wrapping_add(1);
         Some((key, jobs))
@@ -167,11 +172,16 @@ impl<J> Queue<J> {
     /// When an idle engine should take from this queue.
     fn due(&self, limits: &Limits) -> Instant {
         let oldest = self.heads().map(|waiting| waiting.since).min().expect("an empty queue is removed");
-        if self.is_closing || self.rows >= limits.max_rows {
+        if self.is_closing || self.rows >= limits.max_rows || self.elements >= limits.max_elements {
             return oldest;
         }
         // A job leaves the model at least half the time it had left on arrival.
         self.halfway.into_iter().fold(oldest + limits.max_delay, Instant::min)
+    }
+
+    fn remove(&mut self, facts: &Facts) {
+        self.rows -= facts.rows;
+        self.elements = self.elements.saturating_sub(facts.elements);
     }
 
     /// Takes a job's deadline into account.
@@ -266,6 +276,24 @@ mod tests {
         let mut closing = former(4, DELAY);
         closing.push("a", 1, Facts { is_last: true, ..online(1) }, now);
         assert!(closing.take(now).is_some());
+    }
+
+    #[test]
+    fn what_stays_behind_a_full_batch_waits_its_own_delay() {
+        let (mut former, now) = (former(2, DELAY), Instant::now());
+        (0..2).for_each(|job| former.push("a", job, online(1), now));
+        former.push("a", 2, Facts { is_last: true, ..online(1) }, now);
+        assert_eq!(former.take(now).map(|(_, jobs)| jobs.len()), Some(2));
+        assert!(former.take(now).is_none());
+        assert!(former.take(now + DELAY).is_some());
+    }
+
+    #[test]
+    fn a_batch_is_full_by_elements_too() {
+        let now = Instant::now();
+        let mut former = Former::new(Limits { max_rows: 100, max_elements: 30, max_delay: DELAY });
+        (0..4).for_each(|job| former.push("a", job, Facts { elements: 10, ..online(1) }, now));
+        assert_eq!(former.take(now), Some(("a", vec![0, 1, 2])));
     }
 
     #[test]

@@ -72,7 +72,7 @@ impl Batcher {
                 }
                 idle = self.idle.recv() => match idle {
                     Some(Idle { model, slot }) => line(&mut lines, &model).idle.push(slot),
-                    // Every engine thread is gone: nothing will run again. The app sees it, too, and ends the process.
+                    // Every engine thread is gone: nothing will run again, and the app ends the process.
                     None => return,
                 },
                 () = until(wake) => {}
@@ -104,7 +104,6 @@ impl Batcher {
         let mut wake = None;
         for (model, line) in lines.values_mut() {
             for (job, deadline) in line.former.take_expired(now) {
-                self.counters.inc(Count::Expired);
                 self.refuse(Outcome::expired(job.envelope, deadline, now)).await;
             }
             while let Some(slot) = line.idle.pop() {
@@ -116,7 +115,8 @@ impl Batcher {
                 self.counters.inc(Count::Batches);
                 self.counters.add(Count::BatchJobs, batch.jobs.len() as u64);
                 self.counters.add(Count::BatchRows, batch.rows() as u64);
-                // A failed send means that the instance died; its batch is dropped, which gives the jobs back.
+                // A failed send means that the instance died, which ends the process; the batch is dropped, which gives
+                // its jobs back.
                 drop(slot.send(batch));
             }
             // Without an idle engine the next batch waits for one, not for a time; deadlines pass all the same.

@@ -4,7 +4,8 @@
 //! the capacity. Every consumer always has a small pull open, online consumers first, so that neither lane waits for
 //! the other to go quiet; what is left goes to consumers known to have more, online before bulk.
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::hash_map::Entry;
+use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use gristmill_schemas::Lane;
@@ -47,9 +48,12 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Credit {
     capacity: usize,
-    open: HashSet<u64>,
+    /// Open jobs and the consumer each came from.
+    open: HashMap<u64, usize>,
     consumers: Vec<Consumer>,
     next_id: u64,
+    /// Who is asked first next time: with few permits, everyone in turn.
+    turn: usize,
     ack_wait: Duration,
     last_disconnect: Option<Instant>,
     careful_until: Option<Instant>,
@@ -63,6 +67,8 @@ struct Consumer {
     pending: u64,
     /// After an error status: not before this.
     retry_at: Option<Instant>,
+    /// Jobs accepted and not settled.
+    open: usize,
 }
 
 #[derive(Debug)]
@@ -75,10 +81,11 @@ struct Open {
 impl Credit {
     /// No job accepted, no pull open.
     pub fn new(capacity: usize, ack_wait: Duration, lanes: impl Iterator<Item = Lane>) -> Self {
-        let consumer = |lane| Consumer { lane, pulls: VecDeque::new(), pending: 0, retry_at: None };
+        let consumer = |lane| Consumer { lane, pulls: VecDeque::new(), pending: 0, retry_at: None, open: 0 };
         Self {
             capacity,
-            open: HashSet::new(),
+            open: HashMap::new(),
+            turn: 0,
             consumers: lanes.map(consumer).collect(),
             next_id: 0,
             ack_wait,
@@ -106,16 +113,16 @@ impl Credit {
         let mut free = self.capacity.saturating_sub(self.open.len() + self.asked());
         let is_careful = self.careful_until.is_some_and(|until| now < until);
         let quantum = (self.capacity / 16).max(1);
-        let floor = (self.capacity / (8 * self.consumers.len().max(1))).max(1);
-        let floor = if is_careful { 1 } else { floor };
+        let count = self.consumers.len();
+        let floor = if is_careful { 1 } else { (self.capacity / (8 * count.max(1))).max(1) };
         let mut pulls = Vec::new();
-        for lane in Lane::ALL {
-            for index in self.of_lane(lane, now) {
-                let batch = floor.min(free);
-                if self.consumers[index].pulls.is_empty() && batch >= floor.min(quantum) {
-                    free -= batch;
-                    pulls.push(self.pull(index, batch, now));
-                }
+        for index in (0..count).map(|i| (i + self.turn) % count).collect::<Vec<_>>() {
+            let batch = floor.min(free);
+            let enough = batch >= floor.min(quantum);
+            if enough && self.consumers[index].wants_floor(self.capacity / 8, now) {
+                free -= batch;
+                self.turn = index + 1;
+                pulls.push(self.pull(index, batch, now));
             }
         }
         for lane in Lane::ALL.into_iter().filter(|_| !is_careful) {
@@ -158,19 +165,29 @@ impl Credit {
             }
         }
         consumer.pending = pending.saturating_sub(consumer.asked() as u64);
-        if self.open.insert(sequence) { Admission::Accepted } else { Admission::Duplicate }
+        match self.open.entry(sequence) {
+            Entry::Occupied(_) => Admission::Duplicate,
+            Entry::Vacant(entry) => {
+                entry.insert(index);
+                self.consumers[index].open += 1;
+                Admission::Accepted
+            }
+        }
     }
 
     /// A job was settled.
     pub fn closed(&mut self, sequence: u64) {
-        self.open.remove(&sequence);
+        if let Some(index) = self.open.remove(&sequence) {
+            self.consumers[index].open -= 1;
+        }
     }
 
     /// The server ended a pull. `retry_at` holds the consumer back after an error.
     pub fn ended(&mut self, index: usize, id: u64, retry_at: Option<Instant>) {
         let consumer = &mut self.consumers[index];
         consumer.pulls.retain(|pull| pull.id != id);
-        consumer.retry_at = retry_at;
+        // Another pull's error still counts.
+        consumer.retry_at = consumer.retry_at.max(retry_at);
     }
 
     /// The connection was lost, and with it every open pull.
@@ -183,8 +200,11 @@ impl Credit {
         self.last_disconnect = Some(now);
     }
 
-    /// Writes off the pulls whose end never came. Returns how many.
+    /// Writes off the pulls whose end never came, and lets consumers be asked whose time has come. Returns how many.
     pub fn write_off(&mut self, now: Instant) -> usize {
+        for consumer in &mut self.consumers {
+            consumer.retry_at = consumer.retry_at.filter(|at| *at > now);
+        }
         let before = self.consumers.iter().map(|consumer| consumer.pulls.len()).sum::<usize>();
         for consumer in &mut self.consumers {
             consumer.pulls.retain(|pull| pull.lost_at > now);
@@ -192,7 +212,7 @@ impl Credit {
         before - self.consumers.iter().map(|consumer| consumer.pulls.len()).sum::<usize>()
     }
 
-    /// When to call [`Self::write_off`] or [`Self::grant`] again, if nothing else happens.
+    /// When to call [`Self::write_off`], then [`Self::grant`], again, if nothing else happens.
     pub fn next_wake(&self) -> Option<Instant> {
         let lost = self.consumers.iter().flat_map(|consumer| &consumer.pulls).map(|pull| pull.lost_at);
         let retries = self.consumers.iter().filter_map(|consumer| consumer.retry_at);
@@ -201,6 +221,13 @@ impl Credit {
 }
 
 impl Consumer {
+    /// Whether to keep a small pull open. A bulk consumer that already holds its share has to wait for what the online
+    /// consumers leave, else it would take half of every permit that comes free.
+    fn wants_floor(&self, share: usize, now: Instant) -> bool {
+        let may = self.retry_at.is_none_or(|at| at <= now);
+        may && self.pulls.is_empty() && (self.lane == Lane::Online || self.open <= share)
+    }
+
     fn asked(&self) -> usize {
         self.pulls.iter().map(|pull| pull.left).sum()
     }
@@ -231,6 +258,48 @@ mod tests {
         credit.delivered(0, 2, 1000);
         let pulls = credit.grant(now);
         assert_eq!((pulls.len(), pulls[0].consumer, pulls[0].batch), (1, 0, 140));
+    }
+
+    #[test]
+    fn bulk_holds_no_more_than_its_share_while_online_has_more() {
+        let (mut credit, now) = (credit(160), Instant::now());
+        let mut sequence = 0;
+        for _ in 0..100 {
+            for pull in credit.grant(now) {
+                for _ in 0..pull.batch {
+                    sequence += 1;
+                    credit.delivered(pull.consumer, sequence, 1000);
+                }
+            }
+            // Online jobs are settled, bulk jobs wait.
+            for sequence in credit.open.iter().filter(|(_, index)| **index == 0).map(|(s, _)| *s).collect::<Vec<_>>() {
+                credit.closed(sequence);
+            }
+        }
+        assert!(credit.consumers[1].open <= 160 / 8 + 10, "bulk holds {} permits", credit.consumers[1].open);
+    }
+
+    #[test]
+    fn one_permit_goes_round_all_consumers() {
+        let (mut credit, now) = (credit(1), Instant::now());
+        let mut asked = Vec::new();
+        for _ in 0..4 {
+            let pull = credit.grant(now)[0];
+            asked.push(pull.consumer);
+            credit.ended(pull.consumer, pull.id, None);
+        }
+        assert_eq!(asked, [0, 1, 0, 1]);
+    }
+
+    #[test]
+    fn a_retry_that_is_due_does_not_wake_for_ever() {
+        let (mut credit, now) = (credit(160), Instant::now());
+        let pulls = credit.grant(now);
+        let later = now + Duration::from_secs(1);
+        pulls.iter().for_each(|pull| credit.ended(pull.consumer, pull.id, Some(later)));
+        assert_eq!(credit.next_wake(), Some(later));
+        credit.write_off(later);
+        assert_eq!(credit.next_wake(), None);
     }
 
     #[test]

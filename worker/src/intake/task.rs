@@ -14,7 +14,7 @@ use super::status::Status;
 use crate::decode::Decoder;
 use crate::message::{Consumer, Delivery, Job, Origin, Outcome};
 use crate::shutdown::Stopped;
-use crate::telemetry::{Count, Counters, Health};
+use crate::telemetry::{Count, Counters, Health, Link};
 use crate::ticket::{Notice, Ticket};
 
 /// A consumer that cannot serve is asked again after this long.
@@ -35,8 +35,8 @@ pub struct Intake {
     pub capacity: usize,
     /// After this long without an answer or a keep-alive, the server delivers again.
     pub ack_wait: Duration,
-    /// Changes whenever the connection is lost.
-    pub disconnects: watch::Receiver<u64>,
+    /// The connection: without one nothing is asked for, since requests would pile up in the client.
+    pub link: watch::Receiver<Link>,
     /// Reads jobs.
     pub decoder: Decoder,
     /// Where jobs go.
@@ -73,21 +73,9 @@ impl Intake {
         // From here on only `out` can reach the next stages, so that dropping it closes them.
         drop((self.jobs, self.outcomes));
         let out = jobs.zip(outcomes);
-        let (client, disconnects, counters, health) = (self.client, self.disconnects, self.counters, self.health);
-        let puller = Puller {
-            client,
-            context,
-            inbox,
-            next,
-            consumers,
-            credit,
-            decoder,
-            notices,
-            out,
-            disconnects,
-            counters,
-            health,
-        };
+        let (client, link, counters, health) = (self.client, self.link, self.counters, self.health);
+        let puller =
+            Puller { client, context, inbox, next, consumers, credit, decoder, notices, out, link, counters, health };
         puller.run(subscriber, closed, stopped).await;
         Ok(())
     }
@@ -105,7 +93,7 @@ struct Puller {
     notices: mpsc::Sender<Notice>,
     /// Jobs and refusals; `None` once the end was announced.
     out: Option<(mpsc::Sender<Job>, mpsc::Sender<Outcome>)>,
-    disconnects: watch::Receiver<u64>,
+    link: watch::Receiver<Link>,
     counters: Arc<Counters>,
     health: Arc<Health>,
 }
@@ -113,11 +101,12 @@ struct Puller {
 impl Puller {
     async fn run(mut self, mut messages: Subscriber, mut closed: mpsc::Receiver<u64>, mut stopped: Stopped) {
         self.health.pulling.store(true, Ordering::Relaxed);
+        let mut losses = self.link.borrow_and_update().losses;
         while self.out.is_some() || self.credit.has_open_pulls() {
             let now = Instant::now();
             let lost = self.credit.write_off(now) as u64;
             self.counters.add(Count::PullsLost, lost);
-            if self.out.is_some() {
+            if self.out.is_some() && self.link.borrow().is_up {
                 for pull in self.credit.grant(now) {
                     self.ask(pull).await;
                 }
@@ -140,11 +129,14 @@ impl Puller {
                     }
                 }
                 () = sleep_until(wake.into()) => {}
-                disconnected = self.disconnects.changed() => match disconnected {
-                    Ok(()) => self.credit.disconnected(Instant::now()),
-                    // The client is gone.
-                    Err(_) => break,
-                },
+                changed = self.link.changed() => {
+                    // The sender lives in health, which outlives every stage.
+                    if changed.is_err() { break }
+                    let seen = std::mem::replace(&mut losses, self.link.borrow_and_update().losses);
+                    if losses > seen {
+                        self.credit.disconnected(Instant::now());
+                    }
+                }
                 () = stopped.wait(), if self.out.is_some() => {
                     self.out = None;
                     self.health.pulling.store(false, Ordering::Relaxed);
@@ -173,9 +165,11 @@ impl Puller {
                 let mut tokens = message.subject.rsplit('.').map(str::parse);
                 let (Some(Ok(id)), Some(Ok(index))) = (tokens.next(), tokens.next()) else { return };
                 let index = index as usize;
+                // Only the server answers on our inbox, but an index is not taken on trust.
+                let Some(consumer) = self.consumers.get(index) else { return };
                 let retry_at = match status {
                     Status::Failed(reason) => {
-                        tracing::warn!(consumer = self.consumers[index].name, reason, "a pull failed");
+                        tracing::warn!(consumer = consumer.name, reason, "a pull failed");
                         Some(Instant::now() + RETRY)
                     }
                     _ => None,

@@ -4,7 +4,8 @@ use async_nats::header::HeaderValue;
 use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use gristmill_schemas::{
-    DeadLetter, ErrorBody, ErrorCode, Namespace, Parameters, ResultBody, Shape, Tensor, header, replayable_headers,
+    DeadLetter, ErrorBody, ErrorCode, Namespace, Parameters, ResultBody, Shape, Tensor, dead_letter_header, header,
+    replayable_headers,
 };
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -26,6 +27,24 @@ pub struct Names {
     /// The dead-letter stream, likewise.
     pub dlq: String,
 }
+
+/// How much of the job a dead letter carries. Together with its own headers, a job may be over a limit that it kept alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Keep {
+    All,
+    Payload,
+    Headers,
+    Nothing,
+}
+
+impl Keep {
+    /// What to try, in order.
+    pub(super) const ORDER: [Self; 4] = [Self::All, Self::Payload, Self::Headers, Self::Nothing];
+}
+
+/// Longest `tracestate` and `baggage` passed on, in bytes: what W3C asks to be passed on at least. With them a result's
+/// headers stay far below the server's 64 KiB.
+const PASSED_ON: [(&str, usize); 2] = [(header::TRACESTATE, 512), (header::BAGGAGE, 8192)];
 
 /// A message ready to be published.
 #[derive(Debug)]
@@ -88,19 +107,21 @@ impl Names {
     /// Our span in the job's trace, and what travels with the trace untouched.
     fn trace(&self, headers: &mut HeaderMap, envelope: &Envelope) {
         set(headers, header::TRACEPARENT, &envelope.trace.to_string());
-        for name in [header::TRACESTATE, header::BAGGAGE] {
+        for (name, limit) in PASSED_ON {
             let value = envelope.origin.headers.as_ref().and_then(|headers| headers.get(name));
-            if let Some(value) = value.filter(|value| !value.as_str().is_empty()) {
+            if let Some(value) = value.filter(|value| (1..=limit).contains(&value.as_str().len())) {
                 headers.insert(name, value.clone());
             }
         }
     }
 
-    /// The job with its own headers and bytes, and what became of it.
-    pub(super) fn dead_letter(&self, envelope: &Envelope, code: ErrorCode, error: &str, with_payload: bool) -> Message {
+    /// The job with its own headers and bytes, as far as they are kept, and what became of it.
+    pub(super) fn dead_letter(&self, envelope: &Envelope, code: ErrorCode, error: &str, keep: Keep) -> Message {
         let origin = &envelope.origin;
+        let with_payload = matches!(keep, Keep::All | Keep::Payload);
+        let kept = origin.headers.iter().filter(|_| matches!(keep, Keep::All | Keep::Headers));
         let mut headers = HeaderMap::new();
-        for (name, values) in origin.headers.iter().flat_map(HeaderMap::iter) {
+        for (name, values) in kept.flat_map(HeaderMap::iter) {
             let name: &str = name.as_ref();
             let Some(Ok(name)) = replayable_headers(name).map(str::parse::<HeaderName>) else { continue };
             values.iter().for_each(|value| headers.append(name.clone(), value.clone()));
@@ -120,6 +141,9 @@ impl Names {
             payload: if with_payload { "inline" } else { "omitted" },
         };
         letter.headers().iter().for_each(|(name, value)| set(&mut headers, name, value));
+        if matches!(keep, Keep::Payload | Keep::Nothing) {
+            set(&mut headers, dead_letter_header::RAW_HEADERS, "omitted");
+        }
         set(&mut headers, header::MSG_ID, &format!("dlq.{}", self.result_id(envelope)));
         set(&mut headers, header::EXPECTED_STREAM, &self.dlq);
         let payload = if with_payload { origin.payload.clone() } else { Bytes::new() };

@@ -1,16 +1,17 @@
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
+use async_nats::jetstream::{self, Context};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use gristmill_schemas::ErrorCode;
 use tokio::sync::mpsc;
 use tokio::time::sleep;
 
-use super::encode::{Message, Names};
-use crate::message::{Answer, Outcome};
+use super::encode::{Keep, Message, Names};
+use crate::message::{Answer, Envelope, Outcome};
 use crate::telemetry::{Count, Counters};
 use crate::ticket::Verdict;
 
@@ -52,6 +53,13 @@ impl Publisher {
     }
 }
 
+/// When a message was stored: the dedup id makes an earlier attempt, ours or another worker's, count.
+#[derive(Clone, Copy)]
+enum Stored {
+    Now,
+    Before,
+}
+
 struct Store {
     context: Context,
     names: Names,
@@ -66,7 +74,10 @@ impl Store {
             Answer::Ok { outputs, parameters } => {
                 let model = model.as_deref().expect("only a model makes an answer");
                 match self.store(|| self.names.result(&envelope, model, &outputs, parameters)).await {
-                    Ok(()) => return envelope.ticket.settle(Verdict::Done),
+                    Ok(stored) => {
+                        self.count(stored);
+                        return envelope.ticket.settle(Verdict::Done);
+                    }
                     Err(TooLarge(reason)) => (ErrorCode::TooLarge, format!("the result is too large: {reason}")),
                 }
             }
@@ -75,13 +86,11 @@ impl Store {
         self.counters.inc(Count::Refused);
         let (consumer, sequence) = (&envelope.origin.consumer.name, envelope.ticket.sequence());
         tracing::info!(%code, message, consumer, sequence, id = envelope.id, "job refused");
+        if code == ErrorCode::DeadlineExceeded {
+            self.counters.inc(Count::Expired);
+        }
         if code.keeps_dead_letter() {
-            let letter = |with_payload| self.names.dead_letter(&envelope, code, &message, with_payload);
-            if let Err(TooLarge(reason)) = self.store(|| letter(true)).await {
-                tracing::warn!(reason, sequence, "the dead letter is kept without the job's bytes");
-                drop(self.store(|| letter(false)).await);
-            }
-            self.counters.inc(Count::DeadLetters);
+            self.keep(&envelope, code, &message).await;
         }
         if let Err(TooLarge(reason)) =
             self.store(|| self.names.error(&envelope, model.as_deref(), code, &message)).await
@@ -92,15 +101,25 @@ impl Store {
         envelope.ticket.settle(verdict);
     }
 
+    /// Stores a dead letter, with as much of the job as fits.
+    async fn keep(&self, envelope: &Envelope, code: ErrorCode, message: &str) {
+        let sequence = envelope.origin.sequence;
+        for keep in Keep::ORDER {
+            match self.store(|| self.names.dead_letter(envelope, code, message, keep)).await {
+                Ok(_) => return self.counters.inc(Count::DeadLetters),
+                Err(TooLarge(reason)) => tracing::warn!(reason, sequence, ?keep, "the dead letter does not fit"),
+            }
+        }
+        tracing::error!(sequence, "no dead letter was kept: not even its own headers fit");
+    }
+
     /// Publishes until JetStream has confirmed it; the dedup id makes that harmless. Keep-alives run meanwhile.
-    async fn store(&self, make: impl Fn() -> Message) -> Result<(), TooLarge> {
+    async fn store(&self, make: impl Fn() -> Message) -> Result<Stored, TooLarge> {
         let mut pause = BACKOFF.0;
         loop {
             match self.publish(make()).await {
-                Ok(()) => return Ok(()),
-                Err(error) if error.kind() == PublishErrorKind::MaxPayloadExceeded => {
-                    return Err(TooLarge(error.to_string()));
-                }
+                Ok(stored) => return Ok(stored),
+                Err(error) if is_too_large(&error) => return Err(TooLarge(error.to_string())),
                 Err(error) => {
                     self.counters.inc(Count::PublishRetries);
                     tracing::warn!(%error, retry_ms = pause.as_millis() as u64, "publish not confirmed, trying again");
@@ -112,10 +131,26 @@ impl Store {
         }
     }
 
-    async fn publish(&self, message: Message) -> Result<(), PublishError> {
+    async fn publish(&self, message: Message) -> Result<Stored, PublishError> {
         let Message { subject, headers, payload } = message;
         let ack = self.context.publish_with_headers(subject, headers, payload).await?.await?;
-        self.counters.inc(if ack.duplicate { Count::DuplicateResults } else { Count::Results });
-        Ok(())
+        Ok(if ack.duplicate { Stored::Before } else { Stored::Now })
     }
+
+    fn count(&self, stored: Stored) {
+        self.counters.inc(match stored {
+            Stored::Now => Count::Results,
+            Stored::Before => Count::DuplicateResults,
+        });
+    }
+}
+
+/// Whether every further attempt would be refused as well: over the server's max_payload, its limit of 64 KiB for headers,
+/// or the stream's own limit. The client tells the last two only by the server's code.
+fn is_too_large(error: &PublishError) -> bool {
+    let code =
+        error.source().and_then(|source| source.downcast_ref::<jetstream::Error>()).map(|error| error.error_code());
+    error.kind() == PublishErrorKind::MaxPayloadExceeded
+        || code == Some(jetstream::ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)
+        || code == Some(jetstream::ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM)
 }

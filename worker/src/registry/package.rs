@@ -122,10 +122,10 @@ impl Package {
 
     pub(super) fn served(&self, device: &str) -> Served {
         let batching = &self.manifest.batching;
-        if !batching.buckets.is_empty() {
+        if !batching.buckets.is_empty() || self.manifest.inputs.iter().any(|input| input.mask) {
             tracing::warn!(
                 model = %self.manifest.name,
-                "batching.buckets is not used yet: jobs of different lengths run in batches of their own"
+                "buckets and mask are not used yet: jobs of different lengths run in batches of their own"
             );
         }
         Served {

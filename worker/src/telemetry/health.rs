@@ -7,10 +7,8 @@ use tokio::sync::watch;
 /// States of the worker. Each is written by one owner, named in its doc.
 #[derive(Debug, Default)]
 pub struct Health {
-    /// The NATS connection is up. Written by the client's event callback.
-    pub connected: AtomicBool,
-    /// How often the connection was lost. Written by the client's event callback.
-    pub disconnects: watch::Sender<u64>,
+    /// The NATS connection. Written by the client's event callback.
+    pub link: watch::Sender<Link>,
     /// Jobs are being pulled. Written by the intake task.
     pub pulling: AtomicBool,
     /// The end was announced. Written by the main thread.
@@ -23,10 +21,19 @@ pub struct Health {
     pub models: OnceLock<Vec<ModelReport>>,
 }
 
+/// The state of the NATS connection.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Link {
+    /// It is up.
+    pub is_up: bool,
+    /// How often it was lost.
+    pub losses: u64,
+}
+
 /// What `/status` says of one model package.
 #[derive(Debug, Clone, Serialize)]
 pub struct ModelReport {
-    /// Model name, or the package's path where not even the manifest could be read.
+    /// Model name; for a refused package, that of its directory.
     pub name: String,
     /// Version.
     pub version: String,
@@ -47,7 +54,7 @@ impl Health {
         let on = |state: &AtomicBool| state.load(Ordering::Relaxed);
         let checks = [
             (self.models.get().is_some(), "models are not loaded yet"),
-            (on(&self.connected), "NATS is not connected"),
+            (self.link.borrow().is_up, "NATS is not connected"),
             (on(&self.pulling), "jobs are not being pulled"),
             (!on(&self.draining), "the worker is draining"),
         ];

@@ -6,5 +6,5 @@ mod health;
 mod log;
 
 pub use counters::{Count, Counters};
-pub use health::{Health, ModelReport};
+pub use health::{Health, Link, ModelReport};
 pub use log::{Format, init};

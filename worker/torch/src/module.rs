@@ -1,11 +1,11 @@
 use std::sync::Once;
 
 use gristmill_engine::{Engine, HostTensor, Load, LoadError, ModelFile, ModelFormat, OutputSpec, RunError};
-use tch::{CModule, Device, TchError};
+use tch::{CModule, Device, IValue, TchError};
 
 use crate::device::{DeviceError, DeviceSetting};
 use crate::text::essence;
-use crate::value::{Borrowed, outputs, to_host};
+use crate::value::{outputs, to_device, to_host};
 
 /// Loads TorchScript modules onto one device.
 pub struct TorchLoader {
@@ -60,10 +60,9 @@ impl Engine for Module {
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {
         let _no_grad = tch::no_grad_guard();
         let forward = || {
-            let inputs: Vec<Borrowed<'_>> =
-                inputs.iter().map(|input| Borrowed::try_new(input, self.device)).collect::<Result<_, _>>()?;
-            let values: Vec<_> = inputs.iter().map(Borrowed::ivalue).collect();
-            self.module.forward_is(&values)
+            let inputs: Vec<IValue> =
+                inputs.iter().map(|input| to_device(input, self.device)).collect::<Result<_, _>>()?;
+            self.module.forward_is(&inputs)
         };
         let value = forward().map_err(|error| RunError(essence(&error)))?;
         outputs(value, &self.outputs)?.into_iter().map(to_host).collect()

@@ -2,7 +2,9 @@
 
 /// The line that says what went wrong, without frames and addresses, at most 500 characters.
 pub(crate) fn essence(error: &tch::TchError) -> String {
-    let text = error.to_string();
+    let whole = error.to_string();
+    // Its Display puts words of its own before libtorch's.
+    let text = if let tch::TchError::Torch(text) = error { text } else { &whole };
     let text = text.split("Exception raised from").next().unwrap_or_default();
     let told = |line: &&str| line.contains("Error: ") || line.starts_with("builtins.");
     let line = text.lines().rev().map(str::trim).find(told);

@@ -36,25 +36,12 @@ fn dtype(kind: Kind) -> Option<Dtype> {
     })
 }
 
-/// A host tensor as libtorch sees it. Borrows the buffer on the CPU, copies it to other devices.
-pub(crate) struct Borrowed<'a> {
-    tensor: Tensor,
-    _buffer: &'a HostTensor,
-}
-
-impl<'a> Borrowed<'a> {
-    pub(crate) fn try_new(host: &'a HostTensor, device: Device) -> Result<Self, TchError> {
-        let shape: Vec<i64> = host.shape.iter().map(|&dim| dim as i64).collect();
-        // SAFETY: `data` holds exactly `shape` elements of `kind` (the contract of `HostTensor`), stays where it is for
-        // 'a, and this value holds on to 'a. No element is invalid for its type: BOOL was checked to be 0 or 1. The
-        // buffer comes from malloc, which aligns to 16 bytes, more than any element type needs.
-        let tensor = unsafe { Tensor::f_from_blob(host.data.as_ptr(), &shape, &[], kind(host.dtype), Device::Cpu) }?;
-        Ok(Self { tensor: tensor.f_to_device(device)?, _buffer: host })
-    }
-
-    pub(crate) fn ivalue(&self) -> IValue {
-        IValue::Tensor(self.tensor.shallow_clone())
-    }
+/// A host tensor as libtorch's own. Copies: a module may keep its input, or write into it, and a borrowed buffer would be
+/// read after it was freed.
+pub(crate) fn to_device(host: &HostTensor, device: Device) -> Result<IValue, TchError> {
+    let shape: Vec<i64> = host.shape.iter().map(|&dim| dim as i64).collect();
+    let tensor = Tensor::f_from_data_size(&host.data, &shape, kind(host.dtype))?;
+    Ok(IValue::Tensor(tensor.f_to_device(device)?))
 }
 
 /// The tensors in what `forward` returned, in the order of the manifest's outputs.
@@ -94,7 +81,7 @@ fn name(value: &IValue) -> &'static str {
     }
 }
 
-/// Copies a tensor to the host. After this, nothing of the model's memory or of its inputs is referred to.
+/// Copies a tensor to the host.
 pub(crate) fn to_host(tensor: Tensor) -> Result<HostTensor, RunError> {
     let kind = tensor.kind();
     let dtype = dtype(kind).ok_or_else(|| RunError(format!("the model returned a tensor of {kind:?}")))?;

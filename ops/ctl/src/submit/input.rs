@@ -94,9 +94,15 @@ fn json(name: &str, value: &Value, datatype: Option<Datatype>) -> anyhow::Result
 
 fn flatten<'a>(value: &'a Value, depth: usize, dims: &mut Vec<usize>, out: &mut Vec<&'a Value>) -> anyhow::Result<()> {
     let Value::Array(items) = value else {
+        if depth < dims.len() {
+            bail!("a value where arrays of {} elements were before", dims[depth]);
+        }
         out.push(value);
         return Ok(());
     };
+    if dims.len() <= depth && !out.is_empty() {
+        bail!("an array where values were before");
+    }
     match dims.get(depth) {
         None => dims.push(items.len()),
         Some(&size) if size == items.len() => {}
@@ -177,7 +183,9 @@ mod tests {
         assert_eq!((&*tensor.shape, tensor.data.len()), (&[2usize, 3][..], 12));
         assert_eq!(json("x", &value, None).unwrap().datatype, Datatype::Int64);
         assert_eq!(json("x", &serde_json::json!([[0.5]]), None).unwrap().datatype, Datatype::Fp32);
-        assert!(json("x", &serde_json::json!([[1], [1, 2]]), None).is_err());
+        for ragged in [serde_json::json!([[1], [1, 2]]), serde_json::json!([[1], 2]), serde_json::json!([1, [2]])] {
+            assert!(json("x", &ragged, None).is_err(), "{ragged}");
+        }
         assert!(json("x", &serde_json::json!([[300]]), Some(Datatype::Uint8)).is_err());
     }
 

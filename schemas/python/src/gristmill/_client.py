@@ -18,7 +18,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from ._names import job_id as checked_id
 from ._names import token
-from ._wire import ArrayLike, ErrorInfo, Tensor, decode_reply, encode_job
+from ._wire import ArrayLike, ErrorInfo, InvalidBody, Tensor, decode_reply, encode_job
 
 Lane = Literal["online", "bulk"]
 
@@ -197,7 +197,7 @@ class Client:
         """Submit one job and wait for its answer, at most `timeout` seconds.
 
         Takes the options of `submit` but `reply`. Raises `JobError` for an error result unless told not to, and
-        `TimeoutError` when nothing came.
+        `TimeoutError` when nothing came, `ValueError` if `dedup_id` was used before.
         """
         job_id = checked_id(options.pop("job_id", None) or secrets.token_hex(12))
         if job_id in self._waiting:
@@ -209,7 +209,9 @@ class Client:
 
         async def ask() -> None:
             await self._listen()
-            await self.submit(model, inputs, **options)
+            submitted = await self.submit(model, inputs, **options)
+            if submitted.duplicate:
+                raise ValueError("the job was submitted before under this dedup_id; its result is among results()")
 
         self._waiting[job_id] = future
         try:
@@ -232,8 +234,12 @@ class Client:
     async def _subscribe(self) -> None:
         async def take(message: Msg) -> None:
             future = self._waiting.get((message.headers or {}).get("Gristmill-Job-Id", ""))
-            if future is not None and not future.done():
+            if future is None or future.done():
+                return
+            try:
                 future.set_result(Result.of(message))
+            except InvalidBody as error:
+                future.set_exception(error)
 
         await self.connection.subscribe(f"{self.namespace}.results.*.{self._reply}", cb=take)
         # The server has the subscription before the first job is out.
