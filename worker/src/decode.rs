@@ -122,3 +122,69 @@ fn job(
         rows,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::testing::{delivery, refusal};
+    use gristmill_schemas::{Datatype, Shape, Tensor, header};
+
+    fn decoder() -> Decoder {
+        Decoder { stream: "INFER_JOBS".into(), max_bytes: 1 << 20 }
+    }
+
+    fn body(id: Option<&str>) -> Vec<u8> {
+        let shape = Shape::try_new(&[1, 2]).unwrap();
+        let x = Tensor { name: "x", datatype: Datatype::Fp32, shape, data: vec![0; 8].into() };
+        JobBody { id, inputs: vec![x], outputs: None }.encode()
+    }
+
+    fn decode(body: Vec<u8>, headers: &[(&str, &str)]) -> Result<Job, Box<Outcome>> {
+        decoder().decode(delivery(body, headers).0, OffsetDateTime::now_utc())
+    }
+
+    #[test]
+    fn tensor_bytes_and_names_share_the_payloads_memory() {
+        let (delivery, _inbox) = delivery(body(None), &[]);
+        let range = delivery.origin.payload.as_ptr_range();
+        let job = decoder().decode(delivery, OffsetDateTime::now_utc()).unwrap();
+        let input = &job.inputs[0];
+        assert!(range.contains(&input.data.as_ptr()) && range.contains(&input.name.as_ptr()));
+    }
+
+    #[test]
+    fn a_job_is_named_by_header_then_body_then_message_id_then_sequence() {
+        let id = |body: Vec<u8>, headers: &[(&str, &str)]| decode(body, headers).unwrap().envelope.id;
+        let (job, msg) = ((header::JOB_ID, "header"), (header::MSG_ID, "message"));
+        assert_eq!(id(body(Some("body")), &[job, msg]), "header");
+        assert_eq!(id(body(Some("body")), &[msg]), "body");
+        assert_eq!(id(body(None), &[msg]), "message");
+        assert_eq!(id(body(None), &[]), "INFER_JOBS.7");
+    }
+
+    #[test]
+    fn a_refusal_keeps_the_address_and_the_trace() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let headers =
+            [(header::JOB_ID, "j"), (header::REPLY, "r"), (header::TRACEPARENT, parent), (header::TIMEOUT_MS, "x")];
+        let outcome = decode(body(None), &headers).unwrap_err();
+        assert_eq!(refusal(&outcome).0, ErrorCode::InvalidMessage);
+        assert_eq!((outcome.envelope.id.as_str(), outcome.envelope.reply.as_str()), ("j", "r"));
+        assert_eq!(outcome.envelope.trace.trace_id, TraceContext::parse(parent).unwrap().trace_id);
+    }
+
+    #[test]
+    fn a_timeout_counts_from_when_the_server_stored_the_job() {
+        let headers = [(header::TIMEOUT_MS, "1000")];
+        let (mut old, _inbox) = delivery(body(None), &headers);
+        let now = OffsetDateTime::now_utc();
+        old.origin.published = now - Duration::from_millis(400);
+        let received = old.origin.received;
+        let job = decoder().decode(old, now).unwrap();
+        assert_eq!(job.deadline, Some(received + Duration::from_millis(600)));
+        let (mut older, _inbox) = delivery(body(None), &headers);
+        older.origin.published = now - Duration::from_millis(1500);
+        let outcome = decoder().decode(older, now).unwrap_err();
+        assert_eq!(refusal(&outcome), (ErrorCode::DeadlineExceeded, "the job's timeout passed 500 ms ago"));
+    }
+}

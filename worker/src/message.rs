@@ -225,3 +225,40 @@ impl Batch {
         self.jobs.iter().map(|job| job.part.rows).sum()
     }
 }
+
+/// Deliveries for the tests of the stages, with what the settle task would hear of them.
+#[cfg(test)]
+pub(crate) mod testing {
+    use super::*;
+    use crate::ticket::Notice;
+    use tokio::sync::mpsc;
+
+    /// A delivery of `payload` on the online lane of model `m`, stored just now.
+    pub(crate) fn delivery(payload: Vec<u8>, headers: &[(&str, &str)]) -> (Delivery, mpsc::Receiver<Notice>) {
+        let (notices, inbox) = mpsc::channel(4);
+        let mut map = HeaderMap::new();
+        headers.iter().for_each(|(name, value)| map.insert(*name, *value));
+        let model: Token = "m".parse().unwrap();
+        let consumer = Arc::new(Consumer { model, lane: Lane::Online, name: "m-online".into() });
+        let origin = Origin {
+            subject: "infer.jobs.m.online".into(),
+            headers: Some(map),
+            payload: payload.into(),
+            consumer,
+            sequence: 7,
+            published: OffsetDateTime::now_utc(),
+            deliveries: 1,
+            pending: 0,
+            received: Instant::now(),
+        };
+        (Delivery { ticket: Ticket::new(7, notices), origin }, inbox)
+    }
+
+    /// What a refusal says.
+    pub(crate) fn refusal(outcome: &Outcome) -> (ErrorCode, &str) {
+        match &outcome.answer {
+            Answer::Refused { code, message } => (*code, message),
+            Answer::Ok { .. } => panic!("{outcome:?}"),
+        }
+    }
+}

@@ -122,3 +122,87 @@ fn check_input(spec: &InputSpec, input: &Input) -> Result<(), Fault> {
     spec.check_shape(&input.shape).map_err(named)?;
     spec.check_values(&input.data).map_err(named)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::decode::Decoder;
+    use crate::message::testing::{delivery, refusal};
+    use gristmill_engine::{Dtype, OutputSpec};
+    use gristmill_schemas::{Datatype, JobBody, Shape, Tensor};
+    use std::time::Duration;
+    use time::OffsetDateTime;
+
+    fn served(version: &str) -> Arc<Served> {
+        let input = |name: &str, dtype, range| InputSpec {
+            name: name.into(),
+            dtype,
+            dims: vec![None],
+            range,
+            example: vec![1],
+        };
+        let inputs = vec![input("x", Dtype::F32, None), input("ids", Dtype::I64, Some((0.0, 9.0)))];
+        let output = |name: &str| OutputSpec { name: name.into(), dtype: Dtype::F32, dims: vec![None] };
+        Arc::new(Served {
+            name: "m".parse().unwrap(),
+            version: version.parse().unwrap(),
+            digest: String::new(),
+            device: "cpu".into(),
+            signature: Arc::new(Signature { inputs, outputs: vec![output("y"), output("z")] }),
+            max_rows: 4,
+            max_elements: 20,
+            max_delay: Duration::ZERO,
+        })
+    }
+
+    fn route(widths: [usize; 2], rows: usize, id: i64, version: Option<&str>) -> Result<Routed, Box<Outcome>> {
+        let tensor = |name, datatype, width, element: &[u8]| Tensor {
+            name,
+            datatype,
+            shape: Shape::try_new(&[rows, width]).unwrap(),
+            data: element.repeat(rows * width).into(),
+        };
+        // Not in the order of the signature.
+        let ids = tensor("ids", Datatype::Int64, widths[1], &id.to_le_bytes());
+        let inputs = vec![ids, tensor("x", Datatype::Fp32, widths[0], &1f32.to_le_bytes())];
+        let body = JobBody { id: None, inputs, outputs: Some(vec!["z"]) }.encode();
+        let headers: Vec<_> = version.map(|version| ("Gristmill-Version", version)).into_iter().collect();
+        let decoder = Decoder { stream: "JOBS".into(), max_bytes: 1 << 20 };
+        let job = decoder.decode(delivery(body, &headers).0, OffsetDateTime::now_utc()).unwrap();
+        let models = [("m".parse().unwrap(), vec![served("2"), served("1")])];
+        Routes { models: models.into_iter().collect() }.route(job)
+    }
+
+    #[test]
+    fn inputs_come_in_the_order_of_the_signature() {
+        let routed = route([3, 2], 2, 5, None).ok().unwrap();
+        assert_eq!((routed.tails, routed.job.wanted), (vec![vec![3], vec![2]], vec![1]));
+        assert_eq!(routed.job.part.inputs[0].len(), 2 * 3 * 4);
+        assert_eq!(routed.job.part.inputs[1].len(), 2 * 2 * 8);
+    }
+
+    #[test]
+    fn the_first_version_is_the_default_and_another_can_be_pinned() {
+        let version = |pin| route([1, 1], 1, 5, pin).map(|routed| routed.model.version.to_string());
+        assert_eq!(version(None).unwrap(), "2");
+        assert_eq!(version(Some("1")).unwrap(), "1");
+        let outcome = version(Some("3")).unwrap_err();
+        let says = "model \"m\" has no version \"3\" here, only 2, 1";
+        assert_eq!(refusal(&outcome), (ErrorCode::UnknownVersion, says));
+    }
+
+    #[test]
+    fn limits_of_rows_elements_and_values_hold_for_one_job() {
+        let says = |result: Result<Routed, Box<Outcome>>| {
+            let outcome = result.err().unwrap();
+            let (code, message) = refusal(&outcome);
+            (code, message.to_owned())
+        };
+        assert_eq!(says(route([1, 1], 5, 5, None)).0, ErrorCode::TooLarge);
+        let (code, message) = says(route([7, 1], 3, 5, None));
+        assert_eq!((code, message.as_str()), (ErrorCode::TooLarge, "input \"x\" has 21 elements, the limit is 20"));
+        let (code, message) = says(route([1, 1], 1, 10, None));
+        assert_eq!(code, ErrorCode::InvalidInput);
+        assert_eq!(message, "input \"ids\": value 0 is 10, the model takes 0 to 9");
+    }
+}

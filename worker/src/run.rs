@@ -166,3 +166,73 @@ fn ok(slices: Vec<RowSlice>, wanted: &[usize], parameters: Parameters) -> Answer
 fn refusal(job: RoutedJob, model: &Arc<Served>, error: &RunError) -> Outcome {
     Outcome::refused(job.envelope, Some(Arc::clone(model)), ErrorCode::ModelError, error)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::testing::{delivery, refusal};
+    use crate::message::{Delivery, Envelope};
+    use gristmill_engine::{Dtype, OutputSpec, Part, Signature};
+    use std::time::Duration;
+
+    /// Faults that no TorchScript model can be made to have: what tch itself would do wrong. Everything else about
+    /// running is tested with real models, in `integration/`.
+    struct Faulty;
+
+    impl Engine for Faulty {
+        fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {
+            assert!(!inputs[0].data.contains(&9), "a row of 9 makes the engine panic");
+            let mut output = inputs[0].clone();
+            if output.data.contains(&8) {
+                output.shape[0] += 1;
+            }
+            Ok(vec![output])
+        }
+    }
+
+    fn model() -> Arc<Served> {
+        let input = InputSpec { name: "x".into(), dtype: Dtype::U8, dims: vec![], range: None, example: vec![] };
+        let output = OutputSpec { name: "y".into(), dtype: Dtype::U8, dims: vec![] };
+        Arc::new(Served {
+            name: "m".parse().unwrap(),
+            version: "1".parse().unwrap(),
+            digest: String::new(),
+            device: "cpu".into(),
+            signature: Arc::new(Signature { inputs: vec![input], outputs: vec![output] }),
+            max_rows: 64,
+            max_elements: usize::MAX,
+            max_delay: Duration::ZERO,
+        })
+    }
+
+    fn job(value: u8) -> RoutedJob {
+        let Delivery { ticket, origin } = delivery(vec![], &[]).0;
+        let trace = gristmill_schemas::TraceContext { trace_id: [1; 16], span_id: [1; 8], flags: 0 };
+        let (id, reply, in_stream) = (value.to_string(), "all".parse().unwrap(), Duration::ZERO);
+        let envelope = Box::new(Envelope { ticket, origin, id, reply, trace, in_stream });
+        let part = Part { rows: 1, inputs: vec![vec![value].into()] };
+        RoutedJob { envelope, deadline: None, part, wanted: vec![0] }
+    }
+
+    #[test]
+    fn an_engine_that_panics_or_gives_too_many_rows_fails_only_the_job_it_fails_on() {
+        let jobs = (0..20).map(job).collect();
+        let batch = Batch { model: model(), tails: vec![vec![]], jobs, sealed: Instant::now() };
+        let counters = Counters::default();
+        let outcomes = run(&mut Faulty, batch, &counters);
+        assert_eq!(outcomes.len(), 20);
+        for (value, outcome) in outcomes.iter().enumerate() {
+            assert_eq!(outcome.envelope.id, value.to_string(), "outcomes keep the order of the jobs");
+            match (value, &outcome.answer) {
+                (8, _) => assert!(refusal(outcome).1.contains("2 rows") || refusal(outcome).1.contains("shape [2]")),
+                (9, _) => assert!(refusal(outcome).1.contains("the engine panicked")),
+                (_, Answer::Ok { outputs, parameters }) => {
+                    assert_eq!(*outputs[0].rows.data, [value as u8]);
+                    assert!(parameters.batch_jobs >= 1);
+                }
+                (_, Answer::Refused { message, .. }) => panic!("job {value}: {message}"),
+            }
+        }
+        assert!(counters.get(Count::RunErrors) > 2);
+    }
+}
