@@ -28,6 +28,13 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
+def require_free(*ports: int) -> None:
+    """Raise if somebody listens on one of them."""
+    for port in ports:
+        if _accepts(port):
+            raise RuntimeError(f"port {port} is in use; end what listens there first")
+
+
 class Process:
     """A child whose output goes to a file; shown if it fails."""
 
@@ -81,7 +88,8 @@ def nats_server(directory: Path, port: int | None = None) -> Iterator[str]:
     command = [binary, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(directory / "jetstream")]
     server = Process("nats-server", command, directory)
     try:
-        wait_for(lambda: _accepts(port), server)
+        # Not by connecting: somebody else may listen there.
+        wait_for(lambda: "Server is ready" in server.log.read_text(), server)
         yield f"nats://127.0.0.1:{port}"
     finally:
         server.stop()

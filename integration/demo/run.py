@@ -17,10 +17,13 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "models"))
-from processes import nats_server, scratch, until_interrupted, worker
+from processes import nats_server, require_free, scratch, until_interrupted, worker
 
 PASSES = 20
 """Each held-out digit is submitted this often: enough jobs for a rate that means something."""
+
+NATS_PORT, ADMIN_PORT = 4222, 9470
+"""Where `make dev` listens: the defaults of worker and command."""
 
 CALLERS = 8
 """Callers that each wait for one answer before they ask for the next, for the latency."""
@@ -131,36 +134,47 @@ async def job(url: str, images: np.ndarray, labels: np.ndarray) -> float:
     return accuracy
 
 
-async def run() -> None:
-    with scratch() as directory:
-        images, labels = prepare(directory / "models")
-        say("starting nats-server ...")
-        with nats_server(directory) as url:
-            say(f"  {url}\nstarting the worker ...")
-            with worker(directory, url, directory / "models") as admin:
-                say(f"  ready, see {admin}/status")
-                accuracy = await job(url, images, labels)
-                say("stopping the worker and nats-server ...")
+async def run(directory: Path, images: np.ndarray, labels: np.ndarray) -> None:
+    say("starting nats-server ...")
+    with nats_server(directory) as url:
+        say(f"  {url}\nstarting the worker ...")
+        with worker(directory, url, directory / "models") as admin:
+            say(f"  ready, see {admin}/status")
+            accuracy = await job(url, images, labels)
+            say("stopping the worker and nats-server ...")
     if accuracy < 0.95:
         raise RuntimeError(f"accuracy {accuracy:.4f} is below 0.95")
 
 
-async def dev() -> None:
+async def dev(directory: Path) -> None:
+    with (
+        nats_server(directory, NATS_PORT) as url,
+        worker(directory, url, directory / "models", ADMIN_PORT) as admin,
+    ):
+        gristmill = "target/release/gristmill"
+        say(f"\nnats-server     {url}\nworker          {admin}/status\nlogs            {directory}")
+        say(f"try             {gristmill} status --admin {admin}")
+        say("                and the commands under 'Try it' in README.md\nCtrl-C stops all of it.")
+        await until_interrupted()
+        say("\nstopping ...")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--dev", action="store_true", help="leave broker, worker and model running")
+    stay = parser.parse_args().dev
+    logging.getLogger("nats").setLevel(logging.CRITICAL)
+    if stay:
+        require_free(NATS_PORT, ADMIN_PORT)
     with scratch() as directory:
-        prepare(directory / "models")
-        with (
-            nats_server(directory, port=4222) as url,
-            worker(directory, url, directory / "models", admin_port=9470) as admin,
-        ):
-            say(f"\nnats-server     {url}\nworker          {admin}/status\nlogs            {directory}")
-            say("try             target/release/gristmill submit digits --json '{\"image\": [[[[0,...8 rows of 8]]]]}'")
-            say("                target/release/gristmill status\nCtrl-C stops all of it.")
-            await until_interrupted()
-            say("\nstopping ...")
+        images, labels = prepare(directory / "models")
+        asyncio.run(dev(directory) if stay else run(directory, images, labels))
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--dev", action="store_true", help="leave broker, worker and model running")
-    logging.getLogger("nats").setLevel(logging.CRITICAL)
-    asyncio.run(dev() if parser.parse_args().dev else run())
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
+    except RuntimeError as error:
+        sys.exit(f"failed: {error}")

@@ -76,15 +76,20 @@ async fn submit_takes_json_numpy_and_raw_bodies() {
 async fn submit_says_why_there_is_no_answer() {
     let nats = Nats::start();
     let ended = gristmill(&nats, &["submit", "mlp", "--json", r#"{"x": [[1]]}"#]);
-    assert!(ended.code == 1 && ended.err.contains("no stream takes the job: is there a INFER_JOBS"), "{}", ended.err);
+    assert!(
+        ended.code == 1 && ended.err.contains("no stream takes the job: is there a stream INFER_JOBS"),
+        "{}",
+        ended.err
+    );
     assert_eq!(gristmill(&nats, &["setup"]).code, 0);
     let ended = gristmill(&nats, &["submit", "mlp", "--json", r#"{"x": [[1]]}"#, "--timeout", "0.2"]);
-    assert!(ended.code == 1 && ended.err.contains("no worker serves this model"), "{}", ended.err);
+    assert!(ended.code == 1 && ended.err.contains("no worker ever served this model"), "{}", ended.err);
     for (args, says) in [
         (["submit", "mlp", "--json", "[1]"], "--json is not an object"),
         (["submit", "mlp", "--json", r#"{"x": [[1], [1, 2]]}"#], "input \"x\": arrays of 1 and of 2 elements"),
         (["submit", "mlp", "--npy", "x=/nowhere.npy"], "/nowhere.npy: No such file"),
         (["submit", "mlp", "--npy", "nowhere"], "\"nowhere\" is not NAME=VALUE"),
+        (["submit", "mlp", "--json={\"x\": [[1]]}", "--datatype=z=FP32"], "--datatype names \"z\""),
         (["submit", "a.b", "--json", "{}"], "is not a token"),
     ] {
         let ended = gristmill(&nats, &args);
@@ -141,11 +146,12 @@ async fn status_shows_queues_workers_and_jobs_that_nobody_serves() {
     assert_eq!(status["queues"].as_array().unwrap().len(), 2);
     assert_eq!(status["workers"][0]["models"][0]["name"], "mlp");
     let text = gristmill(&nats, &["status", "--admin", &admin]).text();
-    for says in ["mlp-online", "NO WORKER SERVES", "infer.jobs.nowhere.online", "is ready; 0 of 2048 jobs in flight"] {
+    for says in ["mlp-online", "NO CONSUMER", "infer.jobs.nowhere.online", "is ready; 0 of 2048 jobs in flight"] {
         assert!(text.contains(says), "{says} is missing in\n{text}");
     }
-    let gone = gristmill(&nats, &["status", "--admin", "http://127.0.0.1:1"]);
-    assert!(gone.code == 1 && gone.err.contains("worker 127.0.0.1:1"), "{}", gone.err);
+    let gone = gristmill(&nats, &["status", "--admin", "http://127.0.0.1:1", "--admin", &admin]);
+    assert!(gone.code == 1 && gone.err.contains("1 of 2 workers did not answer"), "{}", gone.err);
+    assert!(gone.text().contains("worker http://127.0.0.1:1: ") && gone.text().contains("is ready"), "{}", gone.text());
 }
 
 #[test]

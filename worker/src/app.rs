@@ -60,6 +60,7 @@ impl App {
     /// Connects, loads and warms up the models, makes streams and consumers ready, and starts the stages.
     pub async fn start(config: &Config, health: Arc<Health>, counters: Arc<Counters>) -> anyhow::Result<Self> {
         let capacity = config.limits.in_flight;
+        registry::check_dir(&config.models)?;
         let client = connect(&config.nats, &config.worker, 2 * capacity + 1024, &health).await?;
         let threads = config.models.threads;
         let device = config.device;

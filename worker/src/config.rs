@@ -65,7 +65,7 @@ impl Config {
         let log_format = log.parsed("format", "auto", str::parse);
         // EnvFilter cannot be cloned, so its text is kept and parsed where logging starts.
         let filter = |text: &str| EnvFilter::try_new(text).map(|_| text.to_owned());
-        let log_filter = log.parsed("filter", "info", filter);
+        let log_filter = log.parsed("filter", "info,async_nats=warn", filter);
         let nats = connect::Config::read(&mut reader.section("nats"));
         let models = registry::Config::read(&mut reader.section("models"));
         let streams = streams(&mut reader.section("streams"));

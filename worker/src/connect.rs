@@ -196,7 +196,9 @@ fn observe(health: &Health, event: &Event) {
             health.link.send_modify(|link| link.is_up = true);
             tracing::info!("connected to NATS");
         }
-        Event::Disconnected | Event::Closed => {
+        // The end of a drain.
+        Event::Closed => health.link.send_modify(|link| link.is_up = false),
+        Event::Disconnected => {
             health.link.send_modify(|link| *link = Link { is_up: false, losses: link.losses + 1 });
             tracing::warn!("disconnected from NATS");
         }

@@ -55,11 +55,12 @@ fn main() -> ExitCode {
     let config = match load(args) {
         Ok(config) => config,
         Err(error) => {
-            eprintln!("gristmill-worker: {error:#}");
+            eprintln!("gristmill-worker: {}", chain(&error));
             return ExitCode::from(2);
         }
     };
     if check {
+        eprintln!("gristmill-worker: the settings are valid");
         return ExitCode::SUCCESS;
     }
     let filter = EnvFilter::try_new(&config.log_filter).expect("config has checked the filter");
@@ -67,10 +68,19 @@ fn main() -> ExitCode {
     match run(&config) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            tracing::error!(error = format!("{error:#}"), "worker failed");
+            tracing::error!(error = chain(&error), "worker failed");
             ExitCode::FAILURE
         }
     }
+}
+
+/// An error and its causes in one line, without those that the text before them already holds.
+fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.contains(&cause) {
+        _ if text.is_empty() => cause,
+        true => text,
+        false => format!("{text}: {cause}"),
+    })
 }
 
 fn load(args: Args) -> anyhow::Result<Config> {

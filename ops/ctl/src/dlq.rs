@@ -53,7 +53,10 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub async fn run(connection: &Connection, command: Command) -> Result<(), Failure> {
     let context = connection.jetstream().await?;
     let name = connection.namespace.stream("DLQ");
-    let stream = context.get_stream(&name).await.map_err(|error| anyhow::anyhow!("stream {name}: {error}"))?;
+    let stream = context
+        .get_stream(&name)
+        .await
+        .map_err(|error| anyhow::anyhow!("stream {name}: {error} (gristmill setup creates it)"))?;
     match command {
         Command::Ls { model, limit, json } => {
             let subject = match &model {

@@ -18,3 +18,12 @@ impl<E: Into<anyhow::Error>> From<E> for Failure {
         Self { code: 1, error: error.into() }
     }
 }
+
+/// An error and its causes in one line, without those that the text before them already holds.
+pub fn chain(error: &anyhow::Error) -> String {
+    error.chain().map(ToString::to_string).fold(String::new(), |text, cause| match text.contains(&cause) {
+        _ if text.is_empty() => cause,
+        true => text,
+        false => format!("{text}: {cause}"),
+    })
+}

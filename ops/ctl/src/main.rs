@@ -20,6 +20,7 @@ use crate::error::Failure;
 /// Operate Gristmill: streams and consumers, single jobs, dead letters, status.
 #[derive(Parser)]
 #[command(
+    name = "gristmill",
     version,
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the job was answered with an error; \
     4 setup found streams or consumers that differ.\n\nExamples:\n  \
@@ -72,7 +73,7 @@ async fn main() -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(Failure { code, error }) => {
-            eprintln!("gristmill: {error:#}");
+            eprintln!("gristmill: {}", error::chain(&error));
             ExitCode::from(code)
         }
     }

@@ -6,7 +6,8 @@ use crate::connection::Connection;
 use crate::error::Failure;
 use crate::table;
 
-/// Creates streams, and a consumer for each lane of the named models. What exists is compared, never changed.
+/// Creates streams, and a consumer for each lane of the named models. What exists is compared in what the promises depend
+/// on, and never changed: sizes, ages and replicas stay as they are.
 #[derive(clap::Args)]
 #[command(after_help = "Example:\n  gristmill setup --model digits --model mlp --replicas 3 --dry-run")]
 pub struct Args {
@@ -43,19 +44,20 @@ pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
     let topology = Topology { namespace: connection.namespace.clone(), config, models: args.model, in_flight: 1 };
     let context = connection.jetstream().await?;
     let steps = plan(&context, &topology).await?.0;
-    show(&steps, args.json, args.dry_run)?;
     let differs = steps.iter().filter(|(_, step)| matches!(step, Step::Differs(_))).count();
+    let is_plan = args.dry_run || differs > 0;
+    if !is_plan {
+        apply(&context, &topology).await?;
+    }
+    show(&steps, args.json, is_plan)?;
     if differs > 0 {
         return Err(Failure::with(4, anyhow::anyhow!("{differs} differ from what is needed; nothing was changed")));
-    }
-    if !args.dry_run {
-        apply(&context, &topology).await?;
     }
     Ok(())
 }
 
-fn show(steps: &[(String, Step)], as_json: bool, dry_run: bool) -> anyhow::Result<()> {
-    let create = if dry_run { "would be created" } else { "created" };
+fn show(steps: &[(String, Step)], as_json: bool, is_plan: bool) -> anyhow::Result<()> {
+    let create = if is_plan { "would be created" } else { "created" };
     let state = |step: &Step| match step {
         Step::Keep => "is there".to_owned(),
         Step::Create => create.to_owned(),

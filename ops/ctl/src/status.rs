@@ -4,7 +4,7 @@ use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::stream::Stream;
 use futures_util::{StreamExt, TryStreamExt};
 use serde::Serialize;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::admin;
 use crate::connection::Connection;
@@ -38,6 +38,8 @@ struct Queue {
     waiting: u64,
     in_flight: usize,
     redelivered: usize,
+    /// Requests for jobs that wait on the server: none while jobs wait means that no worker is there.
+    open_pulls: usize,
 }
 
 /// Runs `gristmill status`.
@@ -50,19 +52,26 @@ pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
     let uncovered = uncovered(&stream, &consumers).await?;
     let mut workers = Vec::new();
     for base in &args.admin {
-        workers.push(admin::status(base).await?);
+        // One that is gone must not hide the others.
+        let answer = admin::status(base).await;
+        workers.push(answer.unwrap_or_else(|error| json!({ "unreachable": base, "why": format!("{error:#}") })));
     }
+    let gone = workers.iter().filter(|worker| !worker["unreachable"].is_null()).count();
     let queues = consumers.iter().map(|info| Queue {
         consumer: info.name.clone(),
         waiting: info.num_pending,
         in_flight: info.num_ack_pending,
         redelivered: info.num_redelivered,
+        open_pulls: info.num_waiting,
     });
     let status = Status { queues: queues.collect(), uncovered, workers };
     if args.json {
-        table::json(&status)?
+        table::json(&status)?;
     } else {
-        show(&status)?
+        show(&status)?;
+    }
+    if gone > 0 {
+        return Err(anyhow::anyhow!("{gone} of {} workers did not answer", status.workers.len()).into());
     }
     Ok(())
 }
@@ -83,13 +92,16 @@ fn show(status: &Status) -> anyhow::Result<()> {
     let rows: Vec<_> = status
         .queues
         .iter()
-        .map(|q| [q.consumer.clone(), q.waiting.to_string(), q.in_flight.to_string(), q.redelivered.to_string()])
+        .map(|q| {
+            let [waiting, pulls] = [q.waiting.to_string(), q.open_pulls.to_string()];
+            [q.consumer.clone(), waiting, q.in_flight.to_string(), q.redelivered.to_string(), pulls]
+        })
         .collect();
-    table::print(["QUEUE", "WAITING", "IN FLIGHT", "REDELIVERED"], &rows)?;
+    table::print(["QUEUE", "WAITING", "IN FLIGHT", "REDELIVERED", "OPEN PULLS"], &rows)?;
     if !status.uncovered.is_empty() {
         let rows: Vec<_> = status.uncovered.iter().map(|(subject, n)| [subject.clone(), n.to_string()]).collect();
         table::line("")?;
-        table::print(["NO WORKER SERVES", "JOBS"], &rows)?;
+        table::print(["NO CONSUMER", "JOBS"], &rows)?;
     }
     for worker in &status.workers {
         show_worker(worker)?;
@@ -98,6 +110,9 @@ fn show(status: &Status) -> anyhow::Result<()> {
 }
 
 fn show_worker(worker: &Value) -> anyhow::Result<()> {
+    if let Some(base) = worker["unreachable"].as_str() {
+        return Ok(table::line(format!("\nworker {base}: {}", worker["why"].as_str().unwrap_or_default()))?);
+    }
     let text = |value: &Value| value.as_str().map_or_else(|| value.to_string(), str::to_owned);
     let ready = if worker["ready"] == true { "ready".to_owned() } else { format!("not ready: {}", worker["missing"]) };
     let permits = &worker["permits"];

@@ -85,7 +85,7 @@ impl Store {
         };
         self.counters.inc(Count::Refused);
         let (consumer, sequence) = (&envelope.origin.consumer.name, envelope.ticket.sequence());
-        tracing::info!(%code, message, consumer, sequence, id = envelope.id, "job refused");
+        tracing::info!(%code, reason = message, consumer, sequence, id = envelope.id, "job refused");
         if code == ErrorCode::DeadlineExceeded {
             self.counters.inc(Count::Expired);
         }

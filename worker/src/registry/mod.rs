@@ -94,6 +94,12 @@ fn list(reasons: &[String]) -> String {
     }
 }
 
+/// Fails early where there is nothing to load from.
+pub fn check_dir(config: &Config) -> Result<(), RegistryError> {
+    let dir = config.dir.clone();
+    config.dir.read_dir().map(drop).map_err(|source| RegistryError::Dir { dir, source })
+}
+
 /// Loads and warms up every package. A package that cannot be served is reported and left out: its jobs wait in the
 /// stream, the other models serve. Fails where nothing is left.
 pub async fn load(config: &Config, device: &str, spawn: &Spawn<'_>) -> Result<Loaded, RegistryError> {

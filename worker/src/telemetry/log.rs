@@ -38,6 +38,6 @@ pub fn init(format: Format, filter: EnvFilter) {
     if json {
         builder.json().flatten_event(true).with_current_span(false).with_span_list(false).init();
     } else {
-        builder.with_target(false).init();
+        builder.with_target(false).with_ansi(std::io::stdout().is_terminal()).init();
     }
 }

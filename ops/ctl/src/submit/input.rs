@@ -38,6 +38,9 @@ pub(super) fn body(args: &Args) -> anyhow::Result<Vec<u8>> {
     });
     let datatypes: HashMap<&str, Datatype> = datatypes.collect::<anyhow::Result<_>>()?;
     let inputs: Map<String, Value> = serde_json::from_str(&text).context("--json is not an object of arrays")?;
+    if let Some(unknown) = datatypes.keys().find(|name| !inputs.contains_key(**name)) {
+        bail!("--datatype names {unknown:?}, which is no input in --json");
+    }
     let tensors = inputs.iter().map(|(name, value)| {
         json(name, value, datatypes.get(name.as_str()).copied()).with_context(|| format!("input {name:?}"))
     });
@@ -163,7 +166,10 @@ fn npy(name: &str, bytes: &[u8]) -> anyhow::Result<Owned> {
         "<f2" => Datatype::Fp16,
         "<f4" => Datatype::Fp32,
         "<f8" => Datatype::Fp64,
-        other => bail!("dtype {other:?} is not little-endian or not in the contract"),
+        big if big.starts_with('>') => {
+            bail!("dtype {big:?} is big-endian; save array.astype(array.dtype.newbyteorder('<'))")
+        }
+        other => bail!("dtype {other:?} is not in the contract"),
     };
     Owned::try_new(name, datatype, &dims, data.to_vec())
 }

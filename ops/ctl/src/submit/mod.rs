@@ -88,7 +88,12 @@ pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
     let context = async_nats::jetstream::new(client);
     let sequence = publish(connection, &context, &args, body, &id, &reply).await?;
     if args.no_wait {
-        table::line(format!("job {id} is stored with sequence {sequence}"))?;
+        let subject = connection.namespace.result_subject(&args.model, &reply);
+        if args.json_output {
+            table::json(&serde_json::json!({ "id": id, "sequence": sequence, "result_subject": subject }))?;
+        } else {
+            table::line(format!("job {id} is stored with sequence {sequence}; its result will be at {subject}"))?;
+        }
         return Ok(());
     }
     match tokio::time::timeout(Duration::from_secs_f64(args.timeout), answers.next()).await {
@@ -126,7 +131,7 @@ async fn publish(
     };
     let ack = stored.map_err(|error| match error.kind() {
         PublishErrorKind::StreamNotFound => {
-            anyhow::anyhow!("no stream takes the job: is there a {stream}? (gristmill setup creates it)")
+            anyhow::anyhow!("no stream takes the job: is there a stream {stream}? (gristmill setup creates it)")
         }
         _ => anyhow::anyhow!("the job was not stored: {error}"),
     })?;
@@ -156,7 +161,7 @@ async fn unanswered(connection: &Connection, context: &Context, args: &Args, id:
     };
     let why = match served.await {
         Ok(()) => "its workers are busy or gone (gristmill status tells)",
-        Err(_) => "no worker serves this model; the job waits in the stream until it expires",
+        Err(_) => "no worker ever served this model; the job stays in the stream until one does",
     };
     anyhow::anyhow!("no answer to job {id} of model {} within {} s: {why}", args.model, args.timeout)
 }

@@ -168,7 +168,11 @@ class Client:
         traceparent: str | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> Submitted:
-        """Store one job whose body is already encoded."""
+        """Store one job whose body is already encoded.
+
+        Raises nats-py's `NoStreamResponseError` where no stream takes the job (no worker and no `gristmill setup` ran
+        yet) and its `MaxPayloadError` where the body is over the server's max_payload.
+        """
         if lane not in ("online", "bulk"):
             raise ValueError(f"lane {lane!r} is neither 'online' nor 'bulk'")
         job_id = checked_id(job_id or dedup_id or secrets.token_hex(12))

@@ -47,6 +47,11 @@ def export(
     """
     import torch
 
+    if not isinstance(module, torch.nn.Module):
+        raise TypeError(f"module is a {type(module).__name__}, not a torch.nn.Module")
+    for key, example in example_inputs.items():
+        if not isinstance(example, torch.Tensor):
+            raise TypeError(f"example_inputs[{key!r}] is a {type(example).__name__}, not a torch.Tensor")
     module = module.eval().cpu()
     examples = tuple(tensor.detach().cpu().contiguous() for tensor in example_inputs.values())
     if unknown := {*(dynamic or {}), *(ranges or {})} - {*example_inputs}:
