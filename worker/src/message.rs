@@ -254,6 +254,14 @@ pub(crate) mod testing {
         (Delivery { ticket: Ticket::new(7, notices), origin }, inbox)
     }
 
+    /// An envelope around such a delivery. Nobody hears of its end.
+    pub(crate) fn envelope(id: &str) -> Box<Envelope> {
+        let Delivery { ticket, origin } = delivery(vec![], &[]).0;
+        let trace = TraceContext { trace_id: [1; 16], span_id: [1; 8], flags: 0 };
+        let (id, reply, in_stream) = (id.to_owned(), "all".parse().unwrap(), Duration::ZERO);
+        Box::new(Envelope { ticket, origin, id, reply, trace, in_stream })
+    }
+
     /// What a refusal says.
     pub(crate) fn refusal(outcome: &Outcome) -> (ErrorCode, &str) {
         match &outcome.answer {

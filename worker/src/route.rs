@@ -126,12 +126,10 @@ fn check_input(spec: &InputSpec, input: &Input) -> Result<(), Fault> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::decode::Decoder;
-    use crate::message::testing::{delivery, refusal};
+    use crate::message::testing::{envelope, refusal};
     use gristmill_engine::{Dtype, OutputSpec};
-    use gristmill_schemas::{Datatype, JobBody, Shape, Tensor};
+    use gristmill_schemas::{Datatype, Shape};
     use std::time::Duration;
-    use time::OffsetDateTime;
 
     fn served(version: &str) -> Arc<Served> {
         let input = |name: &str, dtype, range| InputSpec {
@@ -156,19 +154,18 @@ mod tests {
     }
 
     fn route(widths: [usize; 2], rows: usize, id: i64, version: Option<&str>) -> Result<Routed, Box<Outcome>> {
-        let tensor = |name, datatype, width, element: &[u8]| Tensor {
-            name,
+        let input = |name: &'static str, datatype, width, element: &[u8]| Input {
+            name: name.into(),
             datatype,
             shape: Shape::try_new(&[rows, width]).unwrap(),
             data: element.repeat(rows * width).into(),
         };
         // Not in the order of the signature.
-        let ids = tensor("ids", Datatype::Int64, widths[1], &id.to_le_bytes());
-        let inputs = vec![ids, tensor("x", Datatype::Fp32, widths[0], &1f32.to_le_bytes())];
-        let body = JobBody { id: None, inputs, outputs: Some(vec!["z"]) }.encode();
-        let headers: Vec<_> = version.map(|version| ("Gristmill-Version", version)).into_iter().collect();
-        let decoder = Decoder { stream: "JOBS".into(), max_bytes: 1 << 20 };
-        let job = decoder.decode(delivery(body, &headers).0, OffsetDateTime::now_utc()).unwrap();
+        let ids = input("ids", Datatype::Int64, widths[1], &id.to_le_bytes());
+        let inputs = vec![ids, input("x", Datatype::Fp32, widths[0], &1f32.to_le_bytes())];
+        let version = version.map(|version| version.parse().unwrap());
+        let outputs = Some(vec!["z".to_owned()]);
+        let job = Job { envelope: envelope("j"), version, deadline: None, rows, inputs, outputs };
         let models = [("m".parse().unwrap(), vec![served("2"), served("1")])];
         Routes { models: models.into_iter().collect() }.route(job)
     }

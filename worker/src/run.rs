@@ -170,8 +170,7 @@ fn refusal(job: RoutedJob, model: &Arc<Served>, error: &RunError) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::testing::{delivery, refusal};
-    use crate::message::{Delivery, Envelope};
+    use crate::message::testing::{envelope, refusal};
     use gristmill_engine::{Dtype, OutputSpec, Part, Signature};
     use std::time::Duration;
 
@@ -206,10 +205,7 @@ mod tests {
     }
 
     fn job(value: u8) -> RoutedJob {
-        let Delivery { ticket, origin } = delivery(vec![], &[]).0;
-        let trace = gristmill_schemas::TraceContext { trace_id: [1; 16], span_id: [1; 8], flags: 0 };
-        let (id, reply, in_stream) = (value.to_string(), "all".parse().unwrap(), Duration::ZERO);
-        let envelope = Box::new(Envelope { ticket, origin, id, reply, trace, in_stream });
+        let envelope = envelope(&value.to_string());
         let part = Part { rows: 1, inputs: vec![vec![value].into()] };
         RoutedJob { envelope, deadline: None, part, wanted: vec![0] }
     }
