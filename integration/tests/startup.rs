@@ -94,6 +94,29 @@ fn wrong_credentials_are_an_error_of_the_broker_setting() {
     assert!(builder.set("nats.password_file", file.display()).start().terminate().success());
 }
 
+/// The key pair of the NATS documentation.
+const NKEY: (&str, &str) = (
+    "UDXU4RCSJNZOIQHZNWXHXORDPRTGNJAHAHFRGZNEEJCPQTT2M7NLCNF4",
+    "SUACSSL3UAHUDXKFSNVUZRF5UHPMWZ6BFDTJ7M6USDXIEDNPPQYYYCU3VY",
+);
+
+#[test]
+fn an_nkey_opens_a_broker_that_asks_for_one() {
+    let dir = TempDir::new().unwrap();
+    let (config, seed) = (dir.path().join("nats.conf"), dir.path().join("seed"));
+    std::fs::write(&config, format!("authorization {{ users = [ {{ nkey: {} }} ] }}", NKEY.0)).unwrap();
+    std::fs::write(&seed, NKEY.1).unwrap();
+    let nats = Nats::start_with(&["-js", "-c", config.to_str().unwrap()]);
+    let with_key = WorkerBuilder::new(&nats, &["mlp"]).set("nats.nkey_seed_file", seed.display());
+    assert!(with_key.start().terminate().success());
+    let log = failed(WorkerBuilder::new(&nats, &["mlp"]).set("nats.connect_timeout_ms", 100));
+    assert!(log.to_lowercase().contains("authorization"), "{log}");
+    let missing = WorkerBuilder::new(&nats, &["mlp"]).set("nats.nkey_seed_file", "/nowhere");
+    assert!(failed(missing).contains("nats.nkey_seed_file \\\"/nowhere\\\": No such file"));
+    let missing = WorkerBuilder::new(&nats, &["mlp"]).set("nats.tls_ca_file", "/nowhere");
+    assert!(failed(missing).contains("nats.tls_ca_file"));
+}
+
 #[test]
 fn an_admin_port_in_use_is_named() {
     let nats = Nats::start();
