@@ -61,22 +61,25 @@ pub type SubscribeError = async_nats::SubscribeError;
 impl Intake {
     /// Runs until the stop is announced and the last pull has ended. Jobs that come in between are given back.
     pub async fn run(self) -> Result<(), SubscribeError> {
-        let inbox = self.client.new_inbox();
-        let subscriber = self.client.subscribe(format!("{inbox}.*.*")).await?;
-        let credit = Credit::new(self.capacity, self.ack_wait, self.consumers.iter().map(|consumer| consumer.lane));
-        let context = jetstream::new(self.client.clone());
-        let (jobs, outcomes) = (Some(self.jobs.clone()), Some(self.outcomes.clone()));
-        let next = self.consumers.iter().map(|c| format!("$JS.API.CONSUMER.MSG.NEXT.{}.{}", self.stream, c.name));
-        let next = next.collect();
-        let (closed, stopped) = (self.closed, self.stopped);
-        let (consumers, decoder, notices) = (self.consumers, self.decoder, self.notices);
-        // From here on only `out` can reach the next stages, so that dropping it closes them.
-        drop((self.jobs, self.outcomes));
-        let out = jobs.zip(outcomes);
-        let (client, link, counters, health) = (self.client, self.link, self.counters, self.health);
-        let puller =
-            Puller { client, context, inbox, next, consumers, credit, decoder, notices, out, link, counters, health };
-        puller.run(subscriber, closed, stopped).await;
+        let Self { client, stream, consumers, decoder, notices, link, counters, health, .. } = self;
+        let inbox = client.new_inbox();
+        let subscriber = client.subscribe(format!("{inbox}.*.*")).await?;
+        let next = consumers.iter().map(|c| format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", c.name)).collect();
+        let puller = Puller {
+            credit: Credit::new(self.capacity, self.ack_wait, consumers.iter().map(|consumer| consumer.lane)),
+            context: jetstream::new(client.clone()),
+            out: Some((self.jobs, self.outcomes)),
+            client,
+            inbox,
+            next,
+            consumers,
+            decoder,
+            notices,
+            link,
+            counters,
+            health,
+        };
+        puller.run(subscriber, self.closed, self.stopped).await;
         Ok(())
     }
 }
