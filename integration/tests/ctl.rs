@@ -57,6 +57,10 @@ async fn submit_takes_json_numpy_and_raw_bodies() {
     assert_eq!(result["outputs"][0]["data"], serde_json::json!([3, 4]));
     assert!(result["model_digest"].as_str().unwrap().starts_with("sha256:"));
 
+    let tenth = r#"{"x": [[0.1, 0.2, 0.3, 0.4]], "ids": [[1, 0, 0]]}"#;
+    let ended = gristmill(&nats, &["submit", "mixed", "--json", tenth, "--output", "scaled"]);
+    assert!(ended.text().starts_with("scaled FP32 [1, 4]: 0.1 0.2 0.3 0.4\n"), "{}{}", ended.text(), ended.err);
+
     let dir = TempDir::new().unwrap();
     let npy = dir.path().join("ids.npy");
     let script = format!("import numpy as np; np.save({npy:?}, np.array([[1, 2, 3]]))");

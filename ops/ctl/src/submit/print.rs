@@ -67,11 +67,16 @@ fn values(tensor: &Tensor<'_>) -> Vec<Value> {
         Datatype::Int16 => each!(2, i16::from_le_bytes),
         Datatype::Int32 => each!(4, i32::from_le_bytes),
         Datatype::Int64 => each!(8, i64::from_le_bytes),
-        Datatype::Fp16 => each!(2, |b| half::f16::from_le_bytes(b).to_f32()),
-        Datatype::Bf16 => each!(2, |b| half::bf16::from_le_bytes(b).to_f32()),
-        Datatype::Fp32 => each!(4, f32::from_le_bytes),
+        Datatype::Fp16 => each!(2, |b| shortest(half::f16::from_le_bytes(b).to_f32())),
+        Datatype::Bf16 => each!(2, |b| shortest(half::bf16::from_le_bytes(b).to_f32())),
+        Datatype::Fp32 => each!(4, |b| shortest(f32::from_le_bytes(b))),
         Datatype::Fp64 => each!(8, f64::from_le_bytes),
         // Models have no outputs of BYTES.
         Datatype::Bytes => Vec::new(),
     }
+}
+
+/// The shortest decimal that reads as this number again: `0.1`, where widening alone would show `0.10000000149011612`.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
 }
