@@ -177,8 +177,6 @@ pub struct Instance {
 pub struct Outcome {
     /// All but the tensors.
     pub envelope: Box<Envelope>,
-    /// Model it was answered by, or refused by.
-    pub model: Option<Arc<Served>>,
     /// The answer.
     pub answer: Answer,
 }
@@ -186,10 +184,10 @@ pub struct Outcome {
 /// Success or refusal. There is no third exit.
 #[derive(Debug)]
 pub enum Answer {
-    /// Rows of the outputs wanted.
-    Ok { outputs: Vec<Output>, parameters: Parameters },
-    /// Why there are none.
-    Refused { code: ErrorCode, message: String },
+    /// Rows of the outputs wanted, and the model that gave them.
+    Ok { model: Arc<Served>, outputs: Vec<Output>, parameters: Parameters },
+    /// Why there are none, and the model that refused, if the job got as far as one.
+    Refused { model: Option<Arc<Served>>, code: ErrorCode, message: String },
 }
 
 /// One output of one job.
@@ -209,7 +207,7 @@ impl Outcome {
         code: ErrorCode,
         message: impl ToString,
     ) -> Self {
-        Self { envelope, model, answer: Answer::Refused { code, message: message.to_string() } }
+        Self { envelope, answer: Answer::Refused { model, code, message: message.to_string() } }
     }
 
     /// Refuses a job whose deadline has passed.
@@ -265,7 +263,7 @@ pub(crate) mod testing {
     /// What a refusal says.
     pub(crate) fn refusal(outcome: &Outcome) -> (ErrorCode, &str) {
         match &outcome.answer {
-            Answer::Refused { code, message } => (*code, message),
+            Answer::Refused { code, message, .. } => (*code, message),
             Answer::Ok { .. } => panic!("{outcome:?}"),
         }
     }

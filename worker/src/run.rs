@@ -154,13 +154,13 @@ fn answers(batch: Batch, outputs: Vec<HostTensor>, started: Instant) -> impl Ite
             queue_us: micros(sealed.saturating_duration_since(envelope.origin.received)),
             ..parameters
         };
-        Outcome { envelope, model: Some(Arc::clone(&model)), answer: ok(slices, &wanted, parameters) }
+        Outcome { envelope, answer: ok(&model, slices, &wanted, parameters) }
     })
 }
 
-fn ok(slices: Vec<RowSlice>, wanted: &[usize], parameters: Parameters) -> Answer {
+fn ok(model: &Arc<Served>, slices: Vec<RowSlice>, wanted: &[usize], parameters: Parameters) -> Answer {
     let outputs = wanted.iter().map(|&index| Output { index, rows: slices[index].clone() }).collect();
-    Answer::Ok { outputs, parameters }
+    Answer::Ok { model: Arc::clone(model), outputs, parameters }
 }
 
 fn refusal(job: RoutedJob, model: &Arc<Served>, error: &RunError) -> Outcome {
@@ -222,7 +222,7 @@ mod tests {
             match (value, &outcome.answer) {
                 (8, _) => assert!(refusal(outcome).1.contains("2 rows") || refusal(outcome).1.contains("shape [2]")),
                 (9, _) => assert!(refusal(outcome).1.contains("the engine panicked")),
-                (_, Answer::Ok { outputs, parameters }) => {
+                (_, Answer::Ok { outputs, parameters, .. }) => {
                     assert_eq!(*outputs[0].rows.data, [value as u8]);
                     assert!(parameters.batch_jobs >= 1);
                 }

@@ -69,19 +69,20 @@ struct Store {
 impl Store {
     /// Stores what an outcome calls for and settles its ticket. Dropped before that, the job is given back.
     async fn finish(&self, outcome: Outcome) {
-        let Outcome { envelope, model, answer } = outcome;
-        let (code, message) = match answer {
-            Answer::Ok { outputs, parameters } => {
-                let model = model.as_deref().expect("only a model makes an answer");
-                match self.store(|| self.names.result(&envelope, model, &outputs, parameters)).await {
+        let Outcome { envelope, answer } = outcome;
+        let (model, code, message) = match answer {
+            Answer::Ok { model, outputs, parameters } => {
+                match self.store(|| self.names.result(&envelope, &model, &outputs, parameters)).await {
                     Ok(stored) => {
                         self.count(stored);
                         return envelope.ticket.settle(Verdict::Done);
                     }
-                    Err(TooLarge(reason)) => (ErrorCode::TooLarge, format!("the result is too large: {reason}")),
+                    Err(TooLarge(reason)) => {
+                        (Some(model), ErrorCode::TooLarge, format!("the result is too large: {reason}"))
+                    }
                 }
             }
-            Answer::Refused { code, message } => (code, message),
+            Answer::Refused { model, code, message } => (model, code, message),
         };
         self.counters.inc(Count::Refused);
         let (consumer, sequence) = (&envelope.origin.consumer.name, envelope.ticket.sequence());
