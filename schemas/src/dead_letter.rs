@@ -4,6 +4,8 @@ use crate::token::Token;
 /// Headers that only a dead letter has.
 #[allow(missing_docs, reason = "the names say it; `gristmill dlq show` prints them")]
 pub mod header {
+    /// What the names of all of them begin with.
+    pub const PREFIX: &str = "Gristmill-Dlq-";
     pub const SUBJECT: &str = "Gristmill-Dlq-Subject";
     pub const STREAM: &str = "Gristmill-Dlq-Stream";
     pub const SEQ: &str = "Gristmill-Dlq-Seq";
@@ -17,6 +19,7 @@ pub mod header {
     pub const AT: &str = "Gristmill-Dlq-At";
     pub const PAYLOAD: &str = "Gristmill-Dlq-Payload";
     pub const ORIGINAL_MSG_ID: &str = "Gristmill-Dlq-Orig-Msg-Id";
+    /// How often the job was replayed. The one of them that a job has, too: so it outlives the next dead letter.
     pub const REPLAY: &str = "Gristmill-Dlq-Replay";
     /// The original header block in base64, where it is not text that headers can carry.
     pub const RAW_HEADERS: &str = "Gristmill-Dlq-Headers";
@@ -66,11 +69,15 @@ impl DeadLetter<'_> {
     }
 }
 
-/// The name under which a header of a job travels on its dead letter, or `None` for those that would make JetStream act:
-/// expectations, time-to-live, batches and schedules.
+/// The name under which a header of a job travels on its dead letter, or `None` for those that would make JetStream act
+/// (expectations, time-to-live, batches and schedules) and for those that would speak as the dead letter.
 pub fn replayable_headers(name: &str) -> Option<&str> {
     const ACTING: [&str; 4] = ["Nats-Expected-", "Nats-TTL", "Nats-Batch-", "Nats-Schedule"];
-    if ACTING.iter().any(|prefix| name.starts_with(prefix)) {
+    // The raw header block is put among a job's headers by the worker that found them unreadable. A sender that forges it
+    // only keeps its own job from being replayed.
+    const KEPT: [&str; 2] = [header::REPLAY, header::RAW_HEADERS];
+    let forged = name.starts_with(header::PREFIX) && !KEPT.contains(&name);
+    if forged || ACTING.iter().any(|prefix| name.starts_with(prefix)) {
         return None;
     }
     Some(if name == crate::headers::name::MSG_ID { header::ORIGINAL_MSG_ID } else { name })
@@ -103,5 +110,30 @@ mod tests {
         assert_eq!(replayable_headers("Nats-TTL"), None);
         assert_eq!(replayable_headers("Nats-Msg-Id"), Some("Gristmill-Dlq-Orig-Msg-Id"));
         assert_eq!(replayable_headers("traceparent"), Some("traceparent"));
+    }
+
+    #[test]
+    fn a_job_cannot_speak_as_its_dead_letter() {
+        let letter = DeadLetter {
+            subject: "infer.jobs.digits.bulk",
+            stream: "INFER_JOBS",
+            sequence: 812,
+            consumer: "digits-bulk",
+            deliveries: 1,
+            code: ErrorCode::ModelError,
+            error: "",
+            worker: "w",
+            model: &"digits".parse().unwrap(),
+            published: "",
+            at: "",
+            payload: "inline",
+        };
+        for (name, _) in letter.headers() {
+            assert_eq!(replayable_headers(name), None, "{name}");
+        }
+        assert_eq!(replayable_headers(header::ORIGINAL_MSG_ID), None);
+        assert_eq!(replayable_headers("Gristmill-Dlq-Anything"), None);
+        assert_eq!(replayable_headers(header::REPLAY), Some(header::REPLAY));
+        assert_eq!(replayable_headers(header::RAW_HEADERS), Some(header::RAW_HEADERS));
     }
 }

@@ -23,10 +23,11 @@ use crate::error::Failure;
     name = "gristmill",
     version,
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the job was answered with an error; \
-    4 setup found streams or consumers that differ.\n\nExamples:\n  \
+    4 setup found streams or consumers that differ; 5 some dead letters were skipped.\n\nExamples:\n  \
     gristmill setup --model digits --dry-run\n  \
     gristmill submit digits --npy image=seven.npy\n  \
     gristmill dlq ls --model digits --json\n  \
+    gristmill dlq replay --code internal --newer-than 2h\n  \
     gristmill status --admin http://127.0.0.1:9470"
 )]
 struct Args {
@@ -43,7 +44,7 @@ enum Command {
     Setup(setup::Args),
     /// Submit one job and print its result
     Submit(submit::Args),
-    /// Look at dead letters
+    /// List, show, replay and purge dead letters
     #[command(subcommand)]
     Dlq(dlq::Command),
     /// Show models, waiting jobs and workers
