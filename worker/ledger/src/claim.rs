@@ -1,0 +1,403 @@
+use std::collections::BTreeSet;
+use std::fs::{File, OpenOptions, TryLockError};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use crate::fault::record;
+use crate::judge::{Cause, Death, Verdict, judge};
+use crate::map::{Header, MAX_ACK, Map};
+use crate::mark::{FREE, Mark};
+use crate::slot::Slot;
+
+/// A ledger that nobody has touched for this long belongs to a deployment that is gone.
+const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// The ledger of this process. Owned by the one that accepts jobs: it opens and closes slots.
+pub struct Ledger {
+    map: Arc<Map>,
+    free: Vec<usize>,
+    /// Keeps the lock, as the mapping does; the kernel lets go of it when the process ends, in whatever way.
+    _file: File,
+}
+
+/// What was found when a ledger was claimed.
+#[derive(Debug, Default)]
+pub struct Claimed {
+    /// Jobs that dead processes left. Each has its slot in the new ledger already: should this process die, too, the
+    /// next one finds it again.
+    pub found: Vec<Found>,
+    /// How they died, if they said.
+    pub deaths: Vec<Death>,
+    /// Records too old to be of use: the server has delivered their jobs again.
+    pub stale: usize,
+    /// Records that were not whole, and files that were no ledgers.
+    pub damaged: usize,
+}
+
+/// A job that a dead process left.
+#[derive(Debug)]
+pub struct Found {
+    /// Its sequence in the jobs stream.
+    pub sequence: u64,
+    /// The subject to answer it on; valid for any process.
+    pub ack: String,
+    /// What becomes of it.
+    pub verdict: Verdict,
+    /// Its place in the new ledger.
+    pub slot: Slot,
+}
+
+/// No ledger can be kept.
+#[derive(Debug, thiserror::Error)]
+#[error("{path:?}: {source}")]
+pub struct Error {
+    path: PathBuf,
+    source: io::Error,
+}
+
+struct Record {
+    sequence: u64,
+    ack: String,
+    mark: Mark,
+}
+
+impl Ledger {
+    /// Takes a ledger of `key` in `dir` that no living process has, or makes one, with room for `capacity` jobs more
+    /// than were left in it. What other dead processes of the same key left is moved into it.
+    ///
+    /// `ack_wait`: how long after this process was last seen the server delivers its jobs again.
+    pub fn claim(dir: &Path, key: &str, capacity: usize, ack_wait: Duration) -> Result<(Self, Claimed), Error> {
+        let failed = |source| Error { path: dir.to_owned(), source };
+        std::fs::create_dir_all(dir).map_err(failed)?;
+        // One at a time: two that start together must not both pass over the same file, or move it away.
+        let turn = open(&dir.join(format!("{key}.lock"))).map_err(failed)?;
+        turn.lock().map_err(failed)?;
+        let now = SystemTime::now();
+        let mut claimed = Claimed::default();
+        let mut own = None;
+        let mut moved = Vec::new();
+        let numbers = numbers(dir, key).map_err(failed)?;
+        let unused = (0..).find(|number| !numbers.contains(number)).expect("no directory holds 2^64 files");
+        for number in numbers.into_iter().chain([unused]) {
+            let path = dir.join(format!("{key}-{number}.ledger"));
+            if own.is_some() && number == unused {
+                break;
+            }
+            let Some(file) = lock(&path).map_err(failed)? else { continue };
+            if own.is_none() {
+                own = Some((path, file));
+            } else {
+                let (map, is_foreign) = Map::open(&file, 0).map_err(failed)?;
+                claimed.damaged += usize::from(is_foreign);
+                moved.extend(read(&map, now, &mut claimed).into_iter().map(|(_, record)| record));
+                std::fs::remove_file(&path).map_err(failed)?;
+            }
+        }
+        forget(dir, key, now);
+        let (path, file) = own.expect("the unused number is locked by nobody: it is our turn");
+        let ledger = Self::begin(file, capacity, ack_wait, now, moved, &mut claimed);
+        ledger.map(|ledger| (ledger, claimed)).map_err(|source| Error { path, source })
+    }
+
+    fn begin(
+        file: File,
+        capacity: usize,
+        ack_wait: Duration,
+        now: SystemTime,
+        moved: Vec<Record>,
+        claimed: &mut Claimed,
+    ) -> io::Result<Self> {
+        let (map, is_foreign) = Map::open(&file, 0)?;
+        claimed.damaged += usize::from(is_foreign);
+        let kept = read(&map, now, claimed);
+        drop(map);
+        let (map, _) = Map::open(&file, capacity + kept.len() + moved.len())?;
+        let map = Arc::new(map);
+        let taken: BTreeSet<usize> = kept.iter().map(|(index, _)| *index).collect();
+        let free = (0..map.slots()).rev().filter(|index| !taken.contains(index)).collect();
+        let mut ledger = Self { map, free, _file: file };
+        for (index, record) in kept {
+            claimed.found.push(ledger.found(index, record));
+        }
+        for record in moved {
+            if let Some(index) = ledger.free.pop() {
+                ledger.map.write(index, record.sequence, record.ack.as_bytes());
+                claimed.found.push(ledger.found(index, record));
+            }
+        }
+        // Their verdicts stand in their slots now: what was said of the death is used up.
+        ledger.map.header(Header::Death).store(0, Ordering::Release);
+        ledger.map.header(Header::DeathRun).store(0, Ordering::Release);
+        ledger.map.header(Header::AckWait).store(millis(ack_wait), Ordering::Release);
+        ledger.touch(now);
+        Ok(ledger)
+    }
+
+    fn found(&self, index: usize, Record { sequence, ack, mark }: Record) -> Found {
+        let slot = Slot::new(Arc::clone(&self.map), index, mark);
+        Found { sequence, ack, verdict: mark.verdict(), slot }
+    }
+
+    /// Enters a job. `None` where there is no room: the job is served, only its crash would be noticed late.
+    pub fn open(&mut self, sequence: u64, ack: &str) -> Option<Slot> {
+        if ack.len() > MAX_ACK {
+            return None;
+        }
+        let index = self.free.pop()?;
+        self.map.write(index, sequence, ack.as_bytes());
+        Some(Slot::new(Arc::clone(&self.map), index, Mark::FRESH))
+    }
+
+    /// Takes a cleared place back, to be used again.
+    pub fn close(&mut self, slot: &Slot) {
+        self.free.push(slot.index());
+    }
+
+    /// Says that this process lives. To be called well within `ack_wait`.
+    pub fn touch(&self, now: SystemTime) {
+        let since = now.duration_since(UNIX_EPOCH).unwrap_or_default();
+        self.map.header(Header::Touched).store(millis(since), Ordering::Release);
+    }
+
+    /// Another time after which the server delivers again than was said when the ledger was claimed.
+    pub fn set_ack_wait(&self, ack_wait: Duration) {
+        self.map.header(Header::AckWait).store(millis(ack_wait), Ordering::Release);
+    }
+
+    /// A handle for those who may have to say how the process dies.
+    pub fn witness(&self) -> Witness {
+        Witness(Arc::clone(&self.map))
+    }
+
+    pub(crate) fn map(&self) -> &Arc<Map> {
+        &self.map
+    }
+}
+
+/// Writes last words.
+#[derive(Clone)]
+pub struct Witness(Arc<Map>);
+
+impl Witness {
+    /// Says how the process dies, and of which run. The first word is believed.
+    pub fn record(&self, death: Death) {
+        record(&self.0, death);
+    }
+}
+
+/// The numbers of this key's ledgers, in order.
+fn numbers(dir: &Path, key: &str) -> io::Result<BTreeSet<u64>> {
+    let number = |name: &str| name.strip_prefix(key)?.strip_prefix('-')?.strip_suffix(".ledger")?.parse().ok();
+    let names = dir.read_dir()?.map(|entry| Ok(entry?.file_name().to_str().and_then(number)));
+    names.filter_map(io::Result::transpose).collect()
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
+}
+
+/// Opens and locks a ledger; `None` where a living process has it.
+fn lock(path: &Path) -> io::Result<Option<File>> {
+    let file = open(path)?;
+    match file.try_lock() {
+        Ok(()) => Ok(Some(file)),
+        Err(TryLockError::WouldBlock) => Ok(None),
+        Err(TryLockError::Error(error)) => Err(error),
+    }
+}
+
+/// Reads and judges what a dead process left; writes the verdicts back, so that they are passed only once. What is stale
+/// or damaged is freed.
+fn read(map: &Map, now: SystemTime, claimed: &mut Claimed) -> Vec<(usize, Record)> {
+    let is_stale = is_stale(map, now);
+    let mut records = Vec::new();
+    for index in 0..map.slots() {
+        let word = map.state(index).load(Ordering::Acquire);
+        if word == FREE {
+            continue;
+        }
+        match (Mark::read(word), map.read(index)) {
+            (Some(mark), Some((sequence, ack))) if !is_stale => {
+                records.push((index, Record { sequence, ack, mark }));
+                continue;
+            }
+            (Some(_), Some(_)) => claimed.stale += 1,
+            _ => claimed.damaged += 1,
+        }
+        map.state(index).store(FREE, Ordering::Release);
+    }
+    let death = death(map).filter(|_| !is_stale);
+    claimed.deaths.extend(death);
+    let marks: Vec<Mark> = records.iter().map(|(_, record)| record.mark).collect();
+    for ((index, record), mark) in records.iter_mut().zip(judge(&marks, death)) {
+        record.mark = mark;
+        map.state(*index).store(mark.word(), Ordering::Release);
+    }
+    records
+}
+
+/// Whether the server has delivered the jobs again by now, perhaps to somebody who works on them. A time in the future is
+/// no better: clocks were changed.
+fn is_stale(map: &Map, now: SystemTime) -> bool {
+    let touched = UNIX_EPOCH + Duration::from_millis(map.header(Header::Touched).load(Ordering::Acquire));
+    let ack_wait = Duration::from_millis(map.header(Header::AckWait).load(Ordering::Acquire));
+    now.duration_since(touched).map_or(true, |age| age >= ack_wait)
+}
+
+fn death(map: &Map) -> Option<Death> {
+    let cause = Cause::read(map.header(Header::Death).load(Ordering::Acquire))?;
+    let run = Some(map.header(Header::DeathRun).load(Ordering::Acquire)).filter(|run| *run > 0);
+    Some(Death { cause, run })
+}
+
+/// Removes ledgers of other keys that nobody has touched for long. What cannot be removed stays.
+fn forget(dir: &Path, key: &str, now: SystemTime) {
+    for entry in dir.read_dir().into_iter().flatten().flatten() {
+        let path = entry.path();
+        let is_other = entry.file_name().to_str().is_some_and(|name| {
+            let is_ours = name.ends_with(".ledger") || name.ends_with(".lock");
+            is_ours && !name.starts_with(&format!("{key}-")) && !name.starts_with(&format!("{key}."))
+        });
+        let changed = entry.metadata().and_then(|meta| meta.modified());
+        let is_old = changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|age| age > FORGOTTEN));
+        if is_other && is_old && lock(&path).is_ok_and(|file| file.is_some()) {
+            drop(std::fs::remove_file(&path));
+        }
+    }
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tempfile::TempDir;
+
+    const WAIT: Duration = Duration::from_secs(30);
+
+    fn claim(dir: &TempDir) -> (Ledger, Claimed) {
+        Ledger::claim(dir.path(), "infer", 4, WAIT).unwrap()
+    }
+
+    /// What is found of jobs 1 (waited), 2 and 3 (ran together), 4 (ran alone), after their process was killed.
+    fn leave_four(dir: &TempDir) {
+        let (mut ledger, _) = claim(dir);
+        for sequence in 1..=4 {
+            let mut slot = ledger.open(sequence, &format!("$JS.ACK.{sequence}")).unwrap();
+            match sequence {
+                2 | 3 => slot.run(1, true),
+                4 => slot.run(2, false),
+                _ => {}
+            }
+        }
+        assert!(ledger.open(5, "$JS.ACK.5").is_none(), "there is room for four");
+    }
+
+    fn found(claimed: &Claimed) -> Vec<(u64, &str, Verdict)> {
+        let mut found: Vec<_> = claimed.found.iter().map(|f| (f.sequence, f.ack.as_str(), f.verdict)).collect();
+        found.sort_by_key(|(sequence, ..)| *sequence);
+        found
+    }
+
+    #[test]
+    fn the_next_process_finds_what_was_not_cleared_as_often_as_it_takes() {
+        use Verdict::{GiveBack, Suspect};
+        let dir = TempDir::new().unwrap();
+        leave_four(&dir);
+        for _ in 0..2 {
+            let (_ledger, claimed) = claim(&dir);
+            let all = [
+                (1, "$JS.ACK.1", GiveBack),
+                (2, "$JS.ACK.2", Suspect),
+                (3, "$JS.ACK.3", Suspect),
+                (4, "$JS.ACK.4", Suspect),
+            ];
+            assert_eq!(found(&claimed), all);
+        }
+        let (_, mut claimed) = claim(&dir);
+        claimed.found.iter_mut().for_each(|found| found.slot.clear());
+        assert!(claim(&dir).1.found.is_empty());
+    }
+
+    #[test]
+    fn last_words_condemn_and_are_used_up() {
+        let dir = TempDir::new().unwrap();
+        leave_four(&dir);
+        let (map, _) = Map::open(&open(&dir.path().join("infer-0.ledger")).unwrap(), 0).unwrap();
+        record(&map, Death { cause: Cause::Hung, run: Some(2) });
+        record(&map, Death { cause: Cause::DeviceLost, run: Some(1) });
+        for _ in 0..2 {
+            let (_ledger, claimed) = claim(&dir);
+            let verdicts: Vec<Verdict> = found(&claimed).into_iter().map(|(.., verdict)| verdict).collect();
+            let give_back = Verdict::GiveBack;
+            assert_eq!(verdicts, [give_back, give_back, give_back, Verdict::Condemned(Cause::Hung)]);
+        }
+        assert!(claim(&dir).1.deaths.is_empty());
+    }
+
+    #[test]
+    fn a_living_process_keeps_its_ledger_and_a_dead_siblings_is_moved() {
+        let dir = TempDir::new().unwrap();
+        let (first, _) = claim(&dir);
+        leave_four(&dir);
+        let (second, claimed) = claim(&dir);
+        assert_eq!(claimed.found.len(), 4);
+        // The slots, too: a mapping keeps its file open, and the lock with it.
+        drop((first, second, claimed));
+        let (_ledger, claimed) = claim(&dir);
+        assert_eq!((claimed.found.len(), dir.path().join("infer-1.ledger").exists()), (4, false));
+        assert!(Ledger::claim(dir.path(), "other", 4, WAIT).unwrap().1.found.is_empty(), "keys are kept apart");
+    }
+
+    #[test]
+    fn what_the_server_has_delivered_again_is_stale() {
+        let dir = TempDir::new().unwrap();
+        let (mut ledger, _) = claim(&dir);
+        drop(ledger.open(1, "$JS.ACK.1"));
+        for touched in [SystemTime::now() - WAIT, SystemTime::now() + WAIT] {
+            ledger.touch(touched);
+            drop(ledger);
+            let claimed;
+            (ledger, claimed) = claim(&dir);
+            assert_eq!((claimed.found.len(), claimed.stale), (0, 1));
+            drop(ledger.open(1, "$JS.ACK.1"));
+        }
+    }
+
+    #[test]
+    fn no_damage_makes_up_a_job_or_keeps_a_worker_from_starting() {
+        fastrand::seed(7);
+        let dir = TempDir::new().unwrap();
+        let path = dir.path().join("infer-0.ledger");
+        leave_four(&dir);
+        let whole = std::fs::read(&path).unwrap();
+        for round in 0..300 {
+            let mut bytes = whole.clone();
+            match round % 3 {
+                0 => bytes.truncate(fastrand::usize(..bytes.len())),
+                1 => (0..40).for_each(|_| bytes[4096 + fastrand::usize(..4 * 384)] = fastrand::u8(..)),
+                _ => bytes[fastrand::usize(..48)] ^= 1 << fastrand::u32(..8),
+            }
+            std::fs::write(&path, bytes).unwrap();
+            for (sequence, ack, verdict) in found(&claim(&dir).1) {
+                assert_eq!(ack, format!("$JS.ACK.{sequence}"), "round {round}");
+                assert!(!matches!(verdict, Verdict::Condemned(Cause::Signal(_))), "round {round}: nobody said so");
+            }
+            std::fs::remove_file(&path).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_directory_that_cannot_be_had_is_named() {
+        let dir = TempDir::new().unwrap();
+        let file = dir.path().join("file");
+        std::fs::write(&file, "").unwrap();
+        let error = Ledger::claim(&file, "infer", 4, WAIT).err().unwrap();
+        assert!(error.to_string().contains("file"), "{error}");
+    }
+}
