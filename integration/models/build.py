@@ -16,6 +16,7 @@ from pathlib import Path
 import digits
 import numpy as np
 import torch
+from faults import FAULTS
 from torch import nn
 
 import gristmill
@@ -147,6 +148,9 @@ def build(directory: Path) -> None:
     export("lengths", Lengths(), ids, output_names=["y"], dynamic={"ids": [1]}, ranges={"ids": (0, 99)})
     export("slow", Slow(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=8)
     export("wide", Wide(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=4)
+    for name, module, max_rows in FAULTS:
+        zeros = {"x": torch.zeros(2, 1, dtype=torch.int64)}
+        export(name, module, zeros, output_names=["y"], max_rows=max_rows)
 
 
 if __name__ == "__main__":

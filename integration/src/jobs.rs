@@ -1,5 +1,6 @@
 use std::borrow::Cow;
-use std::time::Duration;
+use std::collections::HashSet;
+use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
@@ -15,7 +16,11 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Submissions waiting for JetStream's word at once.
 const WINDOW: usize = 512;
 
+/// Longest time to try to have a job stored.
+const STUBBORNNESS: Duration = Duration::from_secs(120);
+
 /// Submits jobs to a broker and reads what is stored there.
+#[derive(Clone)]
 pub struct Jobs {
     /// The broker.
     pub context: Context,
@@ -111,6 +116,42 @@ impl Jobs {
         }
     }
 
+    /// Submits many jobs to one subject, each under a dedup id and again until it is confirmed, whatever becomes of the
+    /// broker meanwhile. Returns those that took more than one attempt.
+    ///
+    /// # Panics
+    /// If one is not confirmed for too long.
+    pub async fn submit_stubbornly(
+        &self,
+        subject: &str,
+        jobs: impl Iterator<Item = (String, Vec<u8>)>,
+    ) -> HashSet<String> {
+        let window = futures_util::stream::iter(jobs).map(|(id, body)| self.insist(subject, id, body));
+        window.buffer_unordered(WINDOW).filter_map(std::future::ready).collect().await
+    }
+
+    async fn insist(&self, subject: &str, id: String, body: Vec<u8>) -> Option<String> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::JOB_ID, id.as_str());
+        headers.insert("Nats-Msg-Id", id.as_str());
+        let started = Instant::now();
+        for attempt in 1.. {
+            let sent =
+                self.context.publish_with_headers(subject.to_owned(), headers.clone(), body.clone().into()).await;
+            let error = match sent {
+                Ok(stored) => match stored.await {
+                    Ok(_) => return (attempt > 1).then_some(id),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            assert!(started.elapsed() < STUBBORNNESS, "job {id} is not stored: {error}");
+            // Some refusals come at once, as long as a stream has no leader.
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        None
+    }
+
     async fn send(&self, subject: &str, id: &str, body: Vec<u8>, extra: &[(&str, &str)]) -> PublishAckFuture {
         let mut headers = HeaderMap::new();
         headers.insert(header::JOB_ID, id);
@@ -131,22 +172,27 @@ impl Jobs {
 
     async fn stored(&self, stream: &str, count: usize) -> Vec<Answer> {
         let mut read = Vec::with_capacity(count);
+        self.read(stream, count, |answer| read.push(answer)).await;
+        read
+    }
+
+    /// Reads `count` stored messages, oldest first, keeping none.
+    pub(crate) async fn read(&self, stream: &str, count: usize, mut visit: impl FnMut(Answer)) {
         if count == 0 {
-            return read;
+            return;
         }
         let stream = self.context.get_stream(stream).await.expect("the stream is there");
         let consumer = stream.create_consumer(OrderedConfig::default()).await.expect("a reader can be made");
         let mut messages = consumer.messages().await.expect("a reader can read");
-        while read.len() < count {
+        for index in 0..count {
             let message = tokio::time::timeout(PATIENCE, messages.next()).await;
-            let message = message.unwrap_or_else(|_| panic!("{} of {count} stored messages came", read.len()));
+            let message = message.unwrap_or_else(|_| panic!("{index} of {count} stored messages came"));
             let message = message.expect("the reader goes on").expect("the reader reads");
             let sequence = message.info().expect("a delivery has a sequence").stream_sequence;
             let headers = message.headers.clone().unwrap_or_default();
             let (subject, payload) = (message.subject.to_string(), message.payload.clone());
-            read.push(Answer { sequence, subject, headers, payload });
+            visit(Answer { sequence, subject, headers, payload });
         }
-        read
     }
 
     /// How many messages a stream holds.
@@ -168,7 +214,7 @@ impl Jobs {
     /// # Panics
     /// If that takes too long.
     pub async fn settled_but(&self, left: u64) {
-        let started = std::time::Instant::now();
+        let started = Instant::now();
         while self.stored_count("INFER_JOBS").await > left {
             assert!(started.elapsed() < PATIENCE, "more than {left} jobs are left in the stream");
             tokio::time::sleep(Duration::from_millis(20)).await;

@@ -1,3 +1,4 @@
+use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::Command;
@@ -59,8 +60,18 @@ impl Nats {
 
     /// kill -9, and a new process on the same port and store.
     pub fn crash_and_restart(&mut self) {
+        self.kill();
+        self.restart();
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
         self.process.signal("KILL");
         self.process.wait();
+    }
+
+    /// A new process in place of an ended one, on the same port and store.
+    pub fn restart(&mut self) {
         self.process = launch(&self.args, self.port);
     }
 }
@@ -77,4 +88,22 @@ fn server() -> PathBuf {
     let path = root().join(".venv/bin/nats-server");
     assert!(path.exists(), "{} is missing: run the tests through `make test`", path.display());
     path
+}
+
+/// Publishes with a header block that no client would write.
+///
+/// # Panics
+/// If the server does not take it.
+pub fn publish_raw(nats: &Nats, subject: &str, headers: &[u8], payload: &[u8]) {
+    let mut stream = TcpStream::connect(("127.0.0.1", nats.port())).expect("the server takes it");
+    let head = [b"NATS/1.0\r\n", headers, b"\r\n\r\n"].concat();
+    stream.write_all(b"CONNECT {\"headers\":true,\"verbose\":false}\r\n").expect("the server takes it");
+    write!(stream, "HPUB {subject} {} {}\r\n", head.len(), head.len() + payload.len()).expect("the server takes it");
+    stream.write_all(&[&head, payload, b"\r\nPING\r\n"].concat()).expect("the server takes it");
+    let mut read = Vec::new();
+    while !read.ends_with(b"PONG\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).expect("the server takes it");
+        read.push(byte[0]);
+    }
 }

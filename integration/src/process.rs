@@ -50,6 +50,11 @@ impl Process {
         kib.unwrap_or(0) * 1024
     }
 
+    /// Open file descriptors; 0 once it has ended.
+    pub fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.id())).map_or(0, Iterator::count)
+    }
+
     /// Processor time used so far, in seconds; 0 once it has ended.
     pub fn cpu_seconds(&self) -> f64 {
         // Fields 14 and 15 count clock ticks, of which Linux has 100 a second on every platform that matters here. The

@@ -1,5 +1,6 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
+use std::path::Path;
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -12,32 +13,43 @@ use crate::process::{Process, free_port};
 
 /// A worker to be started.
 pub struct WorkerBuilder {
-    models: TempDir,
+    /// Kept until no process needs it any more.
+    _models: TempDir,
+    /// The crash ledger, kept from one process to the next.
+    ledger: TempDir,
     port: u16,
     settings: Vec<(String, String)>,
+    is_supervised: bool,
 }
 
-/// A running worker process.
+/// A worker process.
 pub struct Worker {
     /// The process.
     pub process: Process,
-    port: u16,
-    _models: TempDir,
+    /// What it was started with, and will be again.
+    builder: WorkerBuilder,
 }
 
 impl WorkerBuilder {
     /// Serves these test models from `nats`.
     pub fn new(nats: &Nats, models: &[&str]) -> Self {
-        Self::with_dir(&nats.url(), models_with(models))
+        Self::at(&nats.url(), models)
+    }
+
+    /// Serves these test models from a broker at this address.
+    pub fn at(url: &str, models: &[&str]) -> Self {
+        Self::with_dir(url, models_with(models))
     }
 
     /// Serves a directory of its own making.
     pub fn with_dir(url: &str, models: TempDir) -> Self {
         let port = free_port();
         let dir = models.path().display().to_string();
-        let builder = Self { models, port, settings: Vec::new() };
-        let admin = format!("127.0.0.1:{port}");
-        builder.set("nats.url", url).set("models.dir", &dir).set("admin.listen", &admin).set("device", "cpu")
+        let ledger = TempDir::new().expect("a temporary directory can be made");
+        let builder = Self { _models: models, ledger, port, settings: Vec::new(), is_supervised: false };
+        let (admin, ledger) = (format!("127.0.0.1:{port}"), builder.ledger.path().display().to_string());
+        let builder = builder.set("nats.url", url).set("models.dir", &dir).set("admin.listen", &admin);
+        builder.set("device", "cpu").set("ledger.dir", ledger)
     }
 
     /// One setting, by its key.
@@ -46,33 +58,67 @@ impl WorkerBuilder {
         self
     }
 
+    /// With a supervisor, which is then the process that the test sees.
+    pub fn supervised(mut self) -> Self {
+        self.is_supervised = true;
+        self
+    }
+
     /// Starts it without waiting: for starts that are to fail.
     pub fn launch(self) -> Worker {
-        let mut command = Command::new(binary("gristmill-worker"));
-        for (key, value) in &self.settings {
-            command.arg("--set").arg(format!("{key}={value}"));
-        }
-        Worker { process: Process::start("worker", command), port: self.port, _models: self.models }
+        Worker { process: self.spawn(), builder: self }
     }
 
     /// Starts it and waits until it is ready.
     pub fn start(self) -> Worker {
         let mut worker = self.launch();
-        let port = worker.port;
-        worker.process.wait_until(|_| get(port, "/readyz").is_some_and(|(code, _)| code == 200));
+        worker.wait_until_ready();
         worker
+    }
+
+    fn spawn(&self) -> Process {
+        let mut command = Command::new(binary("gristmill-worker"));
+        for (key, value) in &self.settings {
+            command.arg("--set").arg(format!("{key}={value}"));
+        }
+        if self.is_supervised {
+            command.arg("--supervise");
+        }
+        Process::start("worker", command)
     }
 }
 
 impl Worker {
+    /// Waits until it can serve.
+    ///
+    /// # Panics
+    /// If it ends first or takes too long.
+    pub fn wait_until_ready(&mut self) {
+        let port = self.builder.port;
+        self.process.wait_until(|_| get(port, "/readyz").is_some_and(|(code, _)| code == 200));
+    }
+
+    /// kill -9 if it still runs, and a new process with the same settings, address and models. Does not wait for it.
+    pub fn respawn(&mut self) {
+        if self.process.ended().is_none() {
+            self.kill();
+        }
+        self.process = self.builder.spawn();
+    }
+
+    /// The directory of its crash ledger.
+    pub fn ledger_dir(&self) -> &Path {
+        self.builder.ledger.path()
+    }
+
     /// An admin page: status code and body; `None` where nobody answers.
     pub fn get(&self, path: &str) -> Option<(u16, String)> {
-        get(self.port, path)
+        get(self.builder.port, path)
     }
 
     /// Base of the admin pages.
     pub fn admin(&self) -> String {
-        format!("http://127.0.0.1:{}", self.port)
+        format!("http://127.0.0.1:{}", self.builder.port)
     }
 
     /// `/status`, parsed.
@@ -87,6 +133,12 @@ impl Worker {
     /// One of the totals in `/status`.
     pub fn count(&self, name: &str) -> u64 {
         self.status()["counters"][name].as_u64().unwrap_or_else(|| panic!("no counter {name}"))
+    }
+
+    /// One of the totals in `/status`; 0 where the process does not answer yet or any more.
+    pub fn count_so_far(&self, name: &str) -> u64 {
+        let status = self.get("/status").and_then(|(_, body)| serde_json::from_str::<Value>(&body).ok());
+        status.and_then(|status| status["counters"][name].as_u64()).unwrap_or(0)
     }
 
     /// SIGTERM, and how it ended.

@@ -3,10 +3,8 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use std::borrow::Cow;
-use std::io::{Read, Write};
-use std::net::TcpStream;
 
-use gristmill_integration::{Answer, Jobs, Nats, Worker, WorkerBuilder};
+use gristmill_integration::{Answer, Jobs, Nats, Worker, WorkerBuilder, publish_raw};
 use gristmill_schemas::{Datatype, ErrorCode, JobBody, Shape, Tensor, dead_letter_header as dead};
 
 const BYSTANDERS: usize = 200;
@@ -307,21 +305,6 @@ async fn jobs_for_a_model_nobody_serves_wait_in_the_stream() {
     jobs.settled_but(1).await;
     assert_eq!(jobs.stored_count("INFER_JOBS").await, 1);
     assert_alive(&mut worker);
-}
-
-/// Publishes with a header block that no client would write.
-fn publish_raw(nats: &Nats, subject: &str, headers: &[u8], payload: &[u8]) {
-    let mut stream = TcpStream::connect(("127.0.0.1", nats.port())).unwrap();
-    let head = [b"NATS/1.0\r\n", headers, b"\r\n\r\n"].concat();
-    stream.write_all(b"CONNECT {\"headers\":true,\"verbose\":false}\r\n").unwrap();
-    write!(stream, "HPUB {subject} {} {}\r\n", head.len(), head.len() + payload.len()).unwrap();
-    stream.write_all(&[&head, payload, b"\r\nPING\r\n"].concat()).unwrap();
-    let mut read = Vec::new();
-    while !read.ends_with(b"PONG\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte).unwrap();
-        read.push(byte[0]);
-    }
 }
 
 #[tokio::test]

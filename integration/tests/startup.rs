@@ -38,7 +38,7 @@ fn every_wrong_setting_is_told_at_once() {
         "limits.in_flight is \"0\": a number from 1 to 1000000 is expected",
         "limits.in_fligth: there is no such setting",
         "admin.listen is \"here\"",
-        "streams.duplicate_window_s is \"60\": at least 120 is needed: twice ack_wait and a minute",
+        "streams.duplicate_window_s is \"60\": at least 420 is needed: twice ack_wait, limits.max_hold_ms and a minute",
         "shutdown.grace_ms is \"-1\"",
     ] {
         assert!(ended.err.contains(says), "{says} is missing in\n{}", ended.err);

@@ -80,6 +80,7 @@ async fn status(State(admin): State<Admin>) -> Json<Value> {
         "missing": missing,
         "models": models.get().map_or(&[][..], |models| models),
         "permits": { "limit": admin.permits, "in_flight": in_flight.load(Ordering::Relaxed) },
+        "ceilings": *admin.health.ceilings.borrow(),
         "queued": { "online": online.load(Ordering::Relaxed), "bulk": bulk.load(Ordering::Relaxed) },
         "counters": admin.counters.snapshot(),
     }))

@@ -10,7 +10,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::settings::{Invalid, Reader, Section, Sources};
 use crate::telemetry::Format;
-use crate::{connect, registry};
+use crate::{connect, registry, rescue};
 
 /// Everything that can be set. `gristmill-worker --help` and the README list the keys.
 #[derive(Debug)]
@@ -29,6 +29,8 @@ pub struct Config {
     pub streams: topology::Config,
     /// `limits.*`
     pub limits: Limits,
+    /// `ledger.*`
+    pub ledger: rescue::Config,
     /// `admin.listen`
     pub admin: SocketAddr,
     /// `runtime.threads`: threads for everything but engines.
@@ -50,6 +52,8 @@ pub struct Limits {
     pub job_bytes: usize,
     /// `limits.publish_window`: most outcomes being stored at once.
     pub publish_window: usize,
+    /// `limits.max_hold_ms`: the longest that one run of a model may take.
+    pub max_hold: Duration,
 }
 
 impl Config {
@@ -68,8 +72,9 @@ impl Config {
         let log_filter = log.parsed("filter", "info,async_nats=warn", filter);
         let nats = connect::Config::read(&mut reader.section("nats"));
         let models = registry::Config::read(&mut reader.section("models"));
-        let streams = streams(&mut reader.section("streams"));
         let limits = Limits::read(&mut reader.section("limits"));
+        let streams = streams(&mut reader.section("streams"), limits.max_hold);
+        let ledger = rescue::Config::read(&mut reader.section("ledger"));
         let runtime_threads = reader.section("runtime").number("threads", 2, 1..=256);
         let grace = Duration::from_millis(reader.section("shutdown").number("grace_ms", 30_000, 0..=3_600_000));
         reader.finish()?;
@@ -85,6 +90,7 @@ impl Config {
             models,
             streams,
             limits,
+            ledger,
             runtime_threads,
             grace,
         })
@@ -103,11 +109,16 @@ impl Limits {
             in_flight: section.number("in_flight", 2048, 1..=1_000_000),
             job_bytes: section.number("job_bytes", 8 << 20, 1024..=(1 << 30)),
             publish_window: section.number("publish_window", 1024, 1..=100_000),
+            max_hold: Duration::from_millis(section.number("max_hold_ms", default_hold_ms(), 100..=86_400_000)),
         }
     }
 }
 
-fn streams(section: &mut Section<'_>) -> topology::Config {
+fn default_hold_ms() -> u64 {
+    u64::try_from(topology::DEFAULT_MAX_HOLD.as_millis()).unwrap_or(u64::MAX)
+}
+
+fn streams(section: &mut Section<'_>, max_hold: Duration) -> topology::Config {
     let default = topology::Config::default();
     let streams = topology::Config {
         replicas: section.number("replicas", default.replicas, 1..=5),
@@ -119,9 +130,9 @@ fn streams(section: &mut Section<'_>) -> topology::Config {
         dlq_max_age_s: section.number("dlq_max_age_s", default.dlq_max_age_s, 0..=315_360_000),
         jobs_max_bytes: section.number("jobs_max_bytes", default.jobs_max_bytes, -1..=i64::MAX),
     };
-    let (window, least) = (streams.duplicate_window_s, streams.least_window());
+    let (window, least) = (streams.duplicate_window_s, streams.least_window(max_hold));
     if Duration::from_secs(window) < least {
-        let limit = format!("at least {} is needed: twice ack_wait and a minute", least.as_secs());
+        let limit = format!("at least {} is needed: twice ack_wait, limits.max_hold_ms and a minute", least.as_secs());
         section.fault("duplicate_window_s", &window.to_string(), limit);
     }
     streams

@@ -17,6 +17,31 @@ pub struct Decoder {
     pub stream: String,
     /// Most bytes of one body.
     pub max_bytes: usize,
+    /// What deliveries before this one tell of a job.
+    pub redelivery: Redelivery,
+}
+
+/// What the server does with a job that nobody answers.
+#[derive(Debug, Clone, Copy)]
+pub struct Redelivery {
+    /// Delivers it again after this long without a sign of life.
+    pub ack_wait: Duration,
+    /// Gives up after this many deliveries.
+    pub max_deliver: i64,
+}
+
+impl Redelivery {
+    /// Whether a job delivered this often, and this long in the stream, may have killed a worker. One that was delivered
+    /// again before `ack_wait` was given back by a living worker.
+    fn is_suspect(&self, deliveries: i64, in_stream: Duration) -> bool {
+        deliveries > 1 && in_stream >= self.ack_wait
+    }
+
+    /// Whether such a job must not be tried again: should this worker die of it, too, nobody could answer it any more
+    /// but by number.
+    fn is_spent(&self, deliveries: i64) -> bool {
+        deliveries >= self.max_deliver - 1
+    }
 }
 
 impl Decoder {
@@ -32,11 +57,18 @@ impl Decoder {
         };
         let body_id = body.as_ref().ok().and_then(|body| body.id);
         let envelope = self.envelope(delivery, now, &headers, body_id);
-        let received = envelope.origin.received;
+        let (received, deliveries) = (envelope.origin.received, envelope.origin.deliveries);
+        let is_suspect = envelope.origin.is_suspect || self.redelivery.is_suspect(deliveries, envelope.in_stream);
+        if is_suspect && self.redelivery.is_spent(deliveries) {
+            let most = self.redelivery.max_deliver;
+            let text =
+                format!("delivered {deliveries} times without an answer, the consumer allows {most}; not run again");
+            return Err(Outcome::refused(envelope, None, ErrorCode::Quarantined, text).into());
+        }
         let deadline = headers.timeout.map(|timeout| deadline(&envelope, timeout));
         match (body, deadline) {
             (_, Some(deadline)) if deadline <= received => Err(Outcome::expired(envelope, deadline, received).into()),
-            (Ok(body), _) => Ok(job(envelope, headers.version, body, &payload, deadline)),
+            (Ok(body), _) => Ok(Job { is_suspect, ..job(envelope, headers.version, body, &payload, deadline) }),
             (Err(error), _) => Err(refused(envelope, &error).into()),
         }
     }
@@ -116,6 +148,7 @@ fn job(
     Job {
         inputs: inputs.collect(),
         outputs: body.outputs.map(|names| names.into_iter().map(str::to_owned).collect()),
+        is_suspect: false,
         version,
         envelope,
         deadline,
@@ -130,7 +163,8 @@ mod tests {
     use gristmill_schemas::{Datatype, Shape, Tensor, header};
 
     fn decoder() -> Decoder {
-        Decoder { stream: "INFER_JOBS".into(), max_bytes: 1 << 20 }
+        let redelivery = Redelivery { ack_wait: Duration::from_secs(30), max_deliver: 20 };
+        Decoder { stream: "INFER_JOBS".into(), max_bytes: 1 << 20, redelivery }
     }
 
     fn body(id: Option<&str>) -> Vec<u8> {
@@ -171,6 +205,19 @@ mod tests {
         assert_eq!(refusal(&outcome).0, ErrorCode::InvalidMessage);
         assert_eq!((outcome.envelope.id.as_str(), outcome.envelope.reply.as_str()), ("j", "r"));
         assert_eq!(outcome.envelope.trace.trace_id, TraceContext::parse(parent).unwrap().trace_id);
+    }
+
+    #[test]
+    fn a_job_nobody_answered_in_time_is_suspect_and_one_given_back_is_not() {
+        let told = |deliveries: i64, seconds: u64| {
+            let (mut again, _inbox) = delivery(body(None), &[]);
+            let now = OffsetDateTime::now_utc();
+            (again.origin.deliveries, again.origin.published) = (deliveries, now - Duration::from_secs(seconds));
+            decoder().decode(again, now).map(|job| job.is_suspect).map_err(|outcome| refusal(&outcome).0)
+        };
+        assert_eq!((told(1, 100), told(2, 29), told(2, 30)), (Ok(false), Ok(false), Ok(true)));
+        assert_eq!((told(18, 100), told(19, 100)), (Ok(true), Err(ErrorCode::Quarantined)));
+        assert_eq!(told(19, 1), Ok(false), "given back often is not killed often");
     }
 
     #[test]

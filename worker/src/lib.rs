@@ -5,9 +5,11 @@
 
 // Rank 0: what stages say to each other.
 mod datatype;
+mod link;
 mod message;
 pub mod settings;
 mod shutdown;
+mod signals;
 pub mod telemetry;
 mod ticket;
 
@@ -22,14 +24,17 @@ mod connect;
 mod intake;
 mod publish;
 mod registry;
+mod rescue;
 mod run;
 mod settle;
-mod sweep;
 
 // Rank 3: the whole.
 mod app;
 mod config;
+mod supervise;
 
 pub use admin::Admin;
 pub use app::App;
 pub use config::Config;
+pub use signals::Signals;
+pub use supervise::{follow_supervisor, supervise};

@@ -6,10 +6,10 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use clap::Parser;
+use gristmill_ledger::end_now;
 use gristmill_worker::settings::Sources;
 use gristmill_worker::telemetry::{self, Counters, Health};
-use gristmill_worker::{Admin, App, Config};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use gristmill_worker::{Admin, App, Config, Signals, follow_supervisor, supervise};
 use tracing_subscriber::EnvFilter;
 
 /// Pulls inference jobs from NATS JetStream, batches them onto libtorch models, stores one result per job, and
@@ -23,11 +23,13 @@ use tracing_subscriber::EnvFilter;
     nats.url, nats.connect_timeout_ms, nats.credentials_file, nats.nkey_seed_file, nats.user, nats.password_file,\n  \
     nats.token_file, nats.tls_required, nats.tls_first, nats.tls_ca_file, nats.tls_cert_file, nats.tls_key_file\n\
     models.dir, models.versions (latest|all), models.instances, models.threads\n\
-    limits.in_flight, limits.job_bytes, limits.publish_window\n\
+    limits.in_flight, limits.job_bytes, limits.publish_window, limits.max_hold_ms\n\
+    ledger.dir (a directory, or off)\n\
     streams.replicas, streams.ack_wait_ms, streams.max_deliver, streams.max_ack_pending, streams.duplicate_window_s,\n  \
     streams.results_max_age_s, streams.dlq_max_age_s, streams.jobs_max_bytes\n\
     admin.listen, runtime.threads, shutdown.grace_ms, log.format (auto|json|text), log.filter\n\n\
-    Exit codes: 0 drained after SIGTERM or SIGINT; 1 failed; 2 wrong flags or settings; 128+N ended by a second signal."
+    Exit codes: 0 drained after SIGTERM or SIGINT; 1 failed; 2 wrong flags or settings; 128+N ended by a second signal. \
+    With --supervise, the last worker's."
 )]
 struct Args {
     /// TOML file with settings
@@ -41,6 +43,10 @@ struct Args {
     /// Check the settings and end
     #[arg(long)]
     check: bool,
+
+    /// Run the worker as a child, and start it again when it dies
+    #[arg(long)]
+    supervise: bool,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -51,7 +57,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 #[expect(clippy::print_stderr, reason = "before logging is set up, standard error is all there is")]
 fn main() -> ExitCode {
     let args = Args::parse();
-    let check = args.check;
+    let (check, is_supervisor) = (args.check, args.supervise);
     let config = match load(args) {
         Ok(config) => config,
         Err(error) => {
@@ -65,13 +71,16 @@ fn main() -> ExitCode {
     }
     let filter = EnvFilter::try_new(&config.log_filter).expect("config has checked the filter");
     telemetry::init(config.log_format, filter);
-    match run(&config) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!(error = chain(&error), "worker failed");
-            ExitCode::FAILURE
-        }
-    }
+    let done = if is_supervisor { supervise(own_args()) } else { run(&config).map(|()| ExitCode::SUCCESS) };
+    done.unwrap_or_else(|error| {
+        tracing::error!(error = chain(&error), "worker failed");
+        end_now(1)
+    })
+}
+
+/// The arguments for the child.
+fn own_args() -> Vec<String> {
+    std::env::args().skip(1).filter(|arg| arg != "--supervise").collect()
 }
 
 /// An error and its causes in one line, without those that the text before them already holds.
@@ -97,6 +106,7 @@ fn load(args: Args) -> anyhow::Result<Config> {
 }
 
 fn run(config: &Config) -> anyhow::Result<()> {
+    follow_supervisor();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime.worker_threads(config.runtime_threads).thread_name("runtime").enable_all().build()?;
     let (health, counters) = (Arc::<Health>::default(), Arc::<Counters>::default());
@@ -133,28 +143,9 @@ async fn serve(config: &Config, health: Arc<Health>, counters: Arc<Counters>) ->
         drained = app.drain(config.grace) => drained?,
         name = signals.recv() => {
             tracing::warn!(signal = name.0, "second signal, ending at once");
-            std::process::exit(128 + name.1);
+            end_now(128 + name.1);
         }
     }
     tracing::info!("drained");
     Ok(())
-}
-
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn try_new() -> std::io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
-    }
-
-    /// The next request to end: its name and number.
-    async fn recv(&mut self) -> (&'static str, i32) {
-        tokio::select! {
-            _ = self.terminate.recv() => ("SIGTERM", 15),
-            _ = self.interrupt.recv() => ("SIGINT", 2),
-        }
-    }
 }

@@ -12,6 +12,7 @@ use gristmill_schemas::{Datatype, ErrorCode, Lane, Parameters, Shape, Token, Tra
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
+use crate::telemetry::RunClock;
 use crate::ticket::Ticket;
 
 /// A message as the server delivered it.
@@ -44,6 +45,8 @@ pub struct Origin {
     pub pending: u64,
     /// When it arrived here.
     pub received: Instant,
+    /// A worker died while it ran, or may have: it runs alone.
+    pub is_suspect: bool,
 }
 
 /// A durable consumer: one model, one lane.
@@ -89,6 +92,8 @@ pub struct Job {
     pub inputs: Vec<Input>,
     /// Outputs wanted, in this order; `None` for all.
     pub outputs: Option<Vec<String>>,
+    /// It may kill a worker: it runs alone.
+    pub is_suspect: bool,
 }
 
 /// One input as the sender wrote it. `name` and `data` share the payload's memory.
@@ -136,6 +141,8 @@ pub struct RoutedJob {
     pub part: Part,
     /// Indices of the outputs wanted, in the order wanted.
     pub wanted: Vec<usize>,
+    /// It may kill a worker: it runs alone.
+    pub is_suspect: bool,
 }
 
 /// Dimensions behind the rows, one entry for each input. Jobs of the same tails share a batch.
@@ -161,6 +168,26 @@ pub struct Idle {
     pub model: Arc<Served>,
     /// Where its next batch goes.
     pub slot: SyncSender<Batch>,
+    /// What did not fit the device's memory in its last batch.
+    pub learned: Vec<Ceiling>,
+}
+
+/// Rows of one shape that a device's memory was found to hold.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ceiling {
+    /// The shape.
+    pub tails: Tails,
+    /// At least 1.
+    pub rows: usize,
+}
+
+/// An engine instance that can no longer run anything: the process has to end.
+#[derive(Debug, Clone)]
+pub struct Broken {
+    /// Its model.
+    pub model: Token,
+    /// Why.
+    pub reason: String,
 }
 
 /// An engine instance whose thread has started.
@@ -170,6 +197,8 @@ pub struct Instance {
     pub thread: JoinHandle<()>,
     /// Tells once that the model is loaded and warm, or why it is not.
     pub warm: oneshot::Receiver<Result<(), LoadError>>,
+    /// How long its present run takes.
+    pub clock: Arc<RunClock>,
 }
 
 /// A job's end, on its way to be published.
@@ -248,8 +277,9 @@ pub(crate) mod testing {
             deliveries: 1,
             pending: 0,
             received: Instant::now(),
+            is_suspect: false,
         };
-        (Delivery { ticket: Ticket::new(7, notices), origin }, inbox)
+        (Delivery { ticket: Ticket::new(7, None, notices), origin }, inbox)
     }
 
     /// An envelope around such a delivery. Nobody hears of its end.

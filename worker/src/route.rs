@@ -44,7 +44,8 @@ impl Routes {
         });
         match checked {
             Ok((model, tails, part, wanted)) => {
-                let job = RoutedJob { envelope: job.envelope, deadline: job.deadline, part, wanted };
+                let Job { envelope, deadline, is_suspect, .. } = job;
+                let job = RoutedJob { envelope, deadline, part, wanted, is_suspect };
                 Ok(Routed { model, tails, job })
             }
             Err(Refusal { model, code, message }) => {
@@ -165,7 +166,7 @@ mod tests {
         let inputs = vec![ids, input("x", Datatype::Fp32, widths[0], &1f32.to_le_bytes())];
         let version = version.map(|version| version.parse().unwrap());
         let outputs = Some(vec!["z".to_owned()]);
-        let job = Job { envelope: envelope("j"), version, deadline: None, rows, inputs, outputs };
+        let job = Job { envelope: envelope("j"), version, deadline: None, rows, inputs, outputs, is_suspect: false };
         let models = [("m".parse().unwrap(), vec![served("2"), served("1")])];
         Routes { models: models.into_iter().collect() }.route(job)
     }

@@ -5,16 +5,17 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::AckKind;
-use async_nats::jetstream::stream::Stream;
 use async_nats::{Client, Subject};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::mpsc;
+use gristmill_ledger::Slot;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
-use crate::telemetry::{Count, Counters};
-use crate::ticket::{Notice, Verdict};
+use crate::link::Current;
+use crate::telemetry::{Count, Counters, Link};
+use crate::ticket::{Closed, Notice, Verdict};
 
 /// A job that was given back is delivered again after this long: a bug in here cannot spin a job through its deliveries,
 /// and a draining worker does not get its own jobs back, since its last pull has ended by then
@@ -30,11 +31,13 @@ const BURST: usize = 256;
 /// The settle task.
 pub struct Settler {
     /// Answers go out here.
-    pub client: Client,
-    /// The jobs stream, to delete swept jobs from.
-    pub jobs: Stream<()>,
+    pub nats: Current,
+    /// Name of the jobs stream, to delete swept jobs from.
+    pub jobs: String,
+    /// Whether anything goes out: without a connection, keep-alives would pile up in the client.
+    pub link: watch::Receiver<Link>,
     /// Tells intake which deliveries are closed. Has room for every open one.
-    pub closed: mpsc::Sender<u64>,
+    pub closed: mpsc::Sender<Closed>,
     /// After this long without an answer or a keep-alive, the server delivers again.
     pub ack_wait: Duration,
     /// Written: answers.
@@ -69,15 +72,16 @@ impl Settler {
                     if received == 0 {
                         break;
                     }
+                    let client = self.nats.client();
                     for notice in burst.drain(..) {
-                        if let Some(swept) = self.take(&mut open, &mut last_ack, notice).await {
+                        if let Some(swept) = self.take(&client, &mut open, &mut last_ack, notice).await {
                             // Beside the loop: acks and keep-alives do not wait for it.
                             deletes.push(self.delete(swept));
                         }
                     }
                 }
                 Some(()) = deletes.next() => {}
-                _ = sweep.tick() => self.keep_alive(&mut open, Instant::now()).await,
+                _ = sweep.tick(), if self.link.borrow().is_up => self.keep_alive(&mut open, Instant::now()).await,
             }
         }
         while deletes.next().await.is_some() {}
@@ -87,6 +91,7 @@ impl Settler {
     /// Takes one notice in. Returns a swept job whose end was stored, to be deleted.
     async fn take(
         &self,
+        client: &Client,
         open: &mut HashMap<u64, Open>,
         last_ack: &mut Option<Subject>,
         notice: Notice,
@@ -98,77 +103,100 @@ impl Settler {
             Notice::Renewed { sequence, ack } => match open.get_mut(&sequence) {
                 Some(delivery) => delivery.ack = ack,
                 // It was settled in between, and nobody else will answer this delivery.
-                None => self.answer(ack, Verdict::GivenBack).await,
+                None => self.answer(client, ack, Verdict::GivenBack).await,
             },
             Notice::Swept { sequence, ack } => {
                 open.insert(sequence, Open { ack, touched: Instant::now(), is_swept: true });
             }
-            Notice::Settled { sequence, verdict } => {
+            Notice::Settled { sequence, verdict, mut slot } => {
+                let swept = self.end(client, open, last_ack, sequence, verdict).await;
+                // After the answer: a crash in between leaves the job to be found, not to be forgotten.
+                slot.iter_mut().for_each(Slot::clear);
                 // Intake may be gone: then nobody counts permits any more.
-                let _ = self.closed.send(sequence).await;
-                let Open { ack, is_swept, .. } = open.remove(&sequence)?;
-                if is_swept && verdict != Verdict::GivenBack {
-                    return Some(Swept { sequence, advisory: ack });
-                }
-                self.answer(ack.clone(), verdict).await;
-                if verdict == Verdict::Done {
-                    *last_ack = Some(ack);
-                }
+                let _ = self.closed.send(Closed { sequence, slot }).await;
+                return swept;
             }
+        }
+        None
+    }
+
+    /// Answers for a job. Returns it if it was swept and its end was stored.
+    async fn end(
+        &self,
+        client: &Client,
+        open: &mut HashMap<u64, Open>,
+        last_ack: &mut Option<Subject>,
+        sequence: u64,
+        verdict: Verdict,
+    ) -> Option<Swept> {
+        let Open { ack, is_swept, .. } = open.remove(&sequence)?;
+        if is_swept && verdict != Verdict::GivenBack {
+            return Some(Swept { sequence, advisory: ack });
+        }
+        self.answer(client, ack.clone(), verdict).await;
+        if verdict == Verdict::Done {
+            *last_ack = Some(ack);
         }
         None
     }
 
     /// Deletes a swept job and answers the advisory that told of it.
     async fn delete(&self, Swept { sequence, advisory }: Swept) {
-        let verdict = match self.jobs.delete_message(sequence).await {
-            Ok(_) => Verdict::Done,
+        let verdict = match self.remove(sequence).await {
+            Ok(()) => Verdict::Done,
             Err(error) => {
                 // Also when another worker deleted it first: the advisory comes again and finds nothing.
                 tracing::warn!(%error, sequence, "a swept job was not deleted");
                 Verdict::GivenBack
             }
         };
-        self.answer(advisory, verdict).await;
+        self.answer(&self.nats.client(), advisory, verdict).await;
     }
 
-    async fn answer(&self, ack: Subject, verdict: Verdict) {
+    async fn remove(&self, sequence: u64) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        self.nats.context().get_stream_no_info(&self.jobs).await?.delete_message(sequence).await?;
+        Ok(())
+    }
+
+    async fn answer(&self, client: &Client, ack: Subject, verdict: Verdict) {
         let (count, payload) = match verdict {
             Verdict::Done => (Count::Acked, AckKind::Ack.into()),
             Verdict::Refused(code) => (Count::Terminated, Bytes::from(format!("+TERM {code}"))),
             Verdict::GivenBack => (Count::GivenBack, AckKind::Nak(Some(GIVE_BACK_DELAY)).into()),
         };
         self.counters.inc(count);
-        self.publish(ack, payload).await;
+        publish(client, ack, payload).await;
     }
 
     /// Every open job hears from us after a quarter of ack_wait, and a tick of a twelfth later at most: two keep-alives
     /// in a row may be lost before the server takes the job away.
     async fn keep_alive(&self, open: &mut HashMap<u64, Open>, now: Instant) {
+        let client = self.nats.client();
         for delivery in open.values_mut() {
             if now.saturating_duration_since(delivery.touched) >= self.ack_wait / 4 {
                 delivery.touched = now;
                 self.counters.inc(Count::KeepAlives);
-                self.publish(delivery.ack.clone(), AckKind::Progress.into()).await;
+                publish(&client, delivery.ack.clone(), AckKind::Progress.into()).await;
             }
-        }
-    }
-
-    async fn publish(&self, ack: Subject, payload: Bytes) {
-        if let Err(error) = self.client.publish(ack, payload).await {
-            // The client is shut down. What was not answered is delivered again and deduplicated.
-            tracing::warn!(%error, "an answer to the server was not sent");
         }
     }
 
     /// Waits until the server has taken the last acknowledgement, and with it all before it on this connection.
     async fn confirm(&self, last_ack: Option<Subject>) {
         let Some(ack) = last_ack else { return };
-        let request = self.client.request(ack, AckKind::Ack.into());
+        let client = self.nats.client();
+        let request = client.request(ack, AckKind::Ack.into());
         match tokio::time::timeout(BARRIER_TIMEOUT, request).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the last acknowledgement was not confirmed"),
             Err(_) => tracing::warn!("the last acknowledgement was not confirmed in time"),
         }
+    }
+}
+
+async fn publish(client: &Client, ack: Subject, payload: Bytes) {
+    if let Err(error) = client.publish(ack, payload).await {
+        // The client died. What was not answered is delivered again and deduplicated.
+        tracing::warn!(%error, "an answer to the server was not sent");
     }
 }

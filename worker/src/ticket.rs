@@ -1,6 +1,7 @@
 //! The claim that every accepted delivery carries from intake to settle.
 
 use async_nats::Subject;
+use gristmill_ledger::Slot;
 use gristmill_schemas::ErrorCode;
 use tokio::sync::mpsc;
 
@@ -25,8 +26,17 @@ pub enum Notice {
     Swept { sequence: u64, ack: Subject },
     /// The server delivered an open job again; answer it under the newer ack subject.
     Renewed { sequence: u64, ack: Subject },
-    /// The delivery's end.
-    Settled { sequence: u64, verdict: Verdict },
+    /// The delivery's end, and its place in the crash ledger, to be cleared when the server was told.
+    Settled { sequence: u64, verdict: Verdict, slot: Option<Slot> },
+}
+
+/// What intake is told when the server was: the permit is free, and so is the place in the ledger.
+#[derive(Debug)]
+pub struct Closed {
+    /// The job's stream sequence.
+    pub sequence: u64,
+    /// Cleared.
+    pub slot: Option<Slot>,
 }
 
 /// One in-flight job's permit and its claim on settlement. Settled once; dropped in any other way, the job is given back.
@@ -34,6 +44,8 @@ pub enum Notice {
 #[must_use = "dropping a ticket gives its job back to the server"]
 pub struct Ticket {
     sequence: u64,
+    /// Where the ledger tells what the job is doing; `None` where none is kept, or it had no room.
+    slot: Option<Slot>,
     notices: mpsc::Sender<Notice>,
     settled: bool,
 }
@@ -42,13 +54,27 @@ impl Ticket {
     /// A ticket for a delivery that the settle task was told of through the same channel.
     ///
     /// The channel must have room for a notice of every open ticket: settling does not wait.
-    pub fn new(sequence: u64, notices: mpsc::Sender<Notice>) -> Self {
-        Self { sequence, notices, settled: false }
+    pub fn new(sequence: u64, slot: Option<Slot>, notices: mpsc::Sender<Notice>) -> Self {
+        Self { sequence, slot, notices, settled: false }
     }
 
     /// The job's stream sequence.
     pub fn sequence(&self) -> u64 {
         self.sequence
+    }
+
+    /// The job begins to run, `together` with others or alone. Should the process die of it, the next one knows.
+    pub fn run(&mut self, run: u64, together: bool) {
+        if let Some(slot) = &mut self.slot {
+            slot.run(run, together);
+        }
+    }
+
+    /// The job has run, and the process lives.
+    pub fn ran(&mut self) {
+        if let Some(slot) = &mut self.slot {
+            slot.ran();
+        }
     }
 
     /// Ends the claim.
@@ -60,10 +86,11 @@ impl Ticket {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        if self.notices.try_send(Notice::Settled { sequence: self.sequence, verdict }).is_err() {
+        let (sequence, slot) = (self.sequence, self.slot.take());
+        if self.notices.try_send(Notice::Settled { sequence, verdict, slot }).is_err() {
             // The settle task is gone (the process is ending) or the sizing above is broken. The server redelivers
             // after ack_wait, and the result's dedup id keeps a second answer from being stored.
-            tracing::warn!(sequence = self.sequence, ?verdict, "settlement lost, the job will be delivered again");
+            tracing::warn!(sequence, ?verdict, "settlement lost, the job will be delivered again");
         }
     }
 }
@@ -86,10 +113,10 @@ mod tests {
     #[tokio::test]
     async fn a_ticket_settles_once_and_a_dropped_one_is_given_back() {
         let (notices, mut inbox) = mpsc::channel(4);
-        Ticket::new(1, notices.clone()).settle(Verdict::Done);
-        drop(Ticket::new(2, notices.clone()));
+        Ticket::new(1, None, notices.clone()).settle(Verdict::Done);
+        drop(Ticket::new(2, None, notices.clone()));
         let panicked = std::thread::spawn(move || {
-            let _ticket = Ticket::new(3, notices);
+            let _ticket = Ticket::new(3, None, notices);
             panic!("a stage fails");
         });
         assert!(panicked.join().is_err());

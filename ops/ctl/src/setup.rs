@@ -1,5 +1,5 @@
 use gristmill_schemas::Token;
-use gristmill_schemas::topology::{Config, Step, Topology, apply, plan};
+use gristmill_schemas::topology::{self, Config, Step, Topology, apply, plan};
 use serde_json::json;
 
 use crate::connection::Connection;
@@ -40,8 +40,10 @@ pub struct Args {
 pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
     let Args { replicas, ack_wait_ms, jobs_max_bytes, .. } = args;
     let mut config = Config { replicas, ack_wait_ms, jobs_max_bytes, ..Config::default() };
-    config.duplicate_window_s = config.duplicate_window_s.max(config.least_window().as_secs() + 1);
-    let topology = Topology { namespace: connection.namespace.clone(), config, models: args.model, in_flight: 1 };
+    config.duplicate_window_s =
+        config.duplicate_window_s.max(config.least_window(topology::DEFAULT_MAX_HOLD).as_secs() + 1);
+    let (namespace, max_hold) = (connection.namespace.clone(), topology::DEFAULT_MAX_HOLD);
+    let topology = Topology { namespace, config, models: args.model, in_flight: 1, max_hold };
     let context = connection.jetstream().await?;
     let steps = plan(&context, &topology).await?.0;
     let differs = steps.iter().filter(|(_, step)| matches!(step, Step::Differs(_))).count();
@@ -62,7 +64,8 @@ fn show(steps: &[(String, Step)], as_json: bool, is_plan: bool) -> anyhow::Resul
         Step::Keep => "is there".to_owned(),
         Step::Create => create.to_owned(),
         Step::Differs(differences) => {
-            let each = differences.iter().map(|d| format!("{} is {}, needed is {}", d.field, d.have, d.need));
+            let each =
+                differences.iter().map(|d| format!("{} is {}, needed is {}; {}", d.field, d.have, d.need, d.fix));
             format!("differs: {}", each.collect::<Vec<_>>().join("; "))
         }
     };

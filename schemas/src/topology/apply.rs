@@ -17,8 +17,12 @@ pub struct Ready {
     pub plan: Plan,
     /// The shortest ack_wait among the consumers: an operator may have set another than ours.
     pub ack_wait: Duration,
-    /// See [`Topology::sweeper`].
-    pub sweeper: consumer::PullConsumer,
+    /// The smallest max_deliver among them.
+    pub max_deliver: i64,
+    /// When the jobs stream was made, in nanoseconds since 1970: tells it from others of its name.
+    pub jobs_made: i128,
+    /// Name of the consumer of advisories, see [`Topology::sweeper`].
+    pub sweeper: String,
 }
 
 /// What one stream or consumer needs.
@@ -53,7 +57,7 @@ pub enum Error {
 
 fn list(differences: &[Difference]) -> String {
     let lines: Vec<String> = differences.iter().map(ToString::to_string).collect();
-    format!("streams or consumers differ from what is needed; change or remove them:\n  {}", lines.join("\n  "))
+    format!("streams or consumers differ from what is needed:\n  {}", lines.join("\n  "))
 }
 
 fn server<E: std::error::Error + Send + Sync + 'static>(object: &str) -> impl FnOnce(E) -> Error {
@@ -89,7 +93,7 @@ fn disabled(reason: &async_nats::jetstream::Error) -> bool {
 async fn stream_step(context: &Context, topology: &Topology, want: &stream::Config) -> Result<Step, Error> {
     match context.get_stream(&want.name).await {
         Ok(found) => {
-            let window = topology.config.least_window();
+            let window = topology.config.least_window(topology.max_hold);
             Ok(judge(compare::stream(want, &found.cached_info().config, window)))
         }
         Err(error) => match error.kind() {
@@ -103,9 +107,10 @@ async fn stream_step(context: &Context, topology: &Topology, want: &stream::Conf
 
 async fn consumer_step(context: &Context, topology: &Topology, want: &consumer::pull::Config) -> Result<Step, Error> {
     let name = want.durable_name.as_deref().unwrap_or_default();
-    let jobs = context.get_stream_no_info(topology.namespace.stream("JOBS")).await.map_err(server(name))?;
+    let stream = topology.namespace.stream("JOBS");
+    let jobs = context.get_stream_no_info(&stream).await.map_err(server(name))?;
     match jobs.consumer_info(name).await {
-        Ok(found) => Ok(judge(compare::consumer(want, &found.config, topology.in_flight))),
+        Ok(found) => Ok(judge(compare::consumer(want, &found.config, &stream, topology.in_flight))),
         Err(error) if error.kind() == ConsumerInfoErrorKind::NotFound => Ok(Step::Create),
         Err(error) => Err(server(name)(error)),
     }
@@ -129,8 +134,9 @@ pub async fn apply(context: &Context, topology: &Topology) -> Result<Ready, Erro
             context.create_stream(want).await.map_err(server(&name))?;
         }
     }
-    let jobs = context.get_stream_no_info(topology.namespace.stream("JOBS")).await.map_err(server("jobs stream"))?;
+    let jobs = context.get_stream(topology.namespace.stream("JOBS")).await.map_err(server("jobs stream"))?;
     let mut ack_wait = Duration::from_millis(topology.config.ack_wait_ms);
+    let mut max_deliver = topology.config.max_deliver;
     for want in topology.consumers() {
         let name = want.durable_name.clone().unwrap_or_default();
         if steps.next().is_some_and(|(_, step)| *step == Step::Create) {
@@ -138,12 +144,15 @@ pub async fn apply(context: &Context, topology: &Topology) -> Result<Ready, Erro
         } else {
             let found = jobs.consumer_info(&name).await.map_err(server(&name))?;
             ack_wait = ack_wait.min(found.config.ack_wait);
+            max_deliver = max_deliver.min(found.config.max_deliver);
         }
     }
     let advisories = topology.namespace.stream("ADVISORIES");
-    let sweeper =
-        context.create_consumer_on_stream(topology.sweeper(), &advisories).await.map_err(server("consumer sweeper"))?;
-    Ok(Ready { plan, ack_wait, sweeper })
+    let sweeper = topology.sweeper().durable_name.unwrap_or_default();
+    let made = context.create_consumer_on_stream(topology.sweeper(), &advisories).await;
+    made.map_err(server("consumer sweeper"))?;
+    let jobs_made = jobs.cached_info().created.unix_timestamp_nanos();
+    Ok(Ready { plan, ack_wait, max_deliver, jobs_made, sweeper })
 }
 
 impl Step {

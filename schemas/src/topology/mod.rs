@@ -9,4 +9,4 @@ mod wanted;
 
 pub use apply::{Error, Plan, Ready, Step, apply, plan};
 pub use compare::Difference;
-pub use wanted::{Config, Topology};
+pub use wanted::{Config, DEFAULT_MAX_HOLD, Topology};

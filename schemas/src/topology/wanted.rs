@@ -5,6 +5,9 @@ use crate::token::Token;
 use async_nats::jetstream::consumer::{AckPolicy, pull};
 use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
 
+/// The longest that a worker lets one run of a model take, unless set otherwise (`limits.max_hold_ms`).
+pub const DEFAULT_MAX_HOLD: Duration = Duration::from_secs(300);
+
 /// How missing streams and consumers are created. Those that exist keep what they have.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Config {
@@ -42,10 +45,15 @@ impl Default for Config {
 }
 
 impl Config {
+    /// `ack_wait_ms`.
+    pub fn ack_wait(&self) -> Duration {
+        Duration::from_millis(self.ack_wait_ms)
+    }
+
     /// The shortest time that results must be remembered for, so that a job delivered again is stored once: two
-    /// deliveries may each take ack_wait to be noticed as lost, and a minute is for retries.
-    pub fn least_window(&self) -> Duration {
-        Duration::from_millis(self.ack_wait_ms) * 2 + Duration::from_secs(60)
+    /// deliveries may each take ack_wait to be noticed as lost, one run may take `max_hold`, and a minute is for retries.
+    pub fn least_window(&self, max_hold: Duration) -> Duration {
+        self.ack_wait() * 2 + max_hold + Duration::from_secs(60)
     }
 }
 
@@ -60,6 +68,8 @@ pub struct Topology {
     pub models: Vec<Token>,
     /// Jobs one worker may hold; a consumer that allows fewer would stall it.
     pub in_flight: usize,
+    /// The longest that a worker lets one run of a model take.
+    pub max_hold: Duration,
 }
 
 impl Topology {

@@ -9,9 +9,13 @@ pub trait Engine {
     /// Runs one batch.
     ///
     /// The caller passes one tensor for each input of the signature, in its order, all with the same number of rows,
-    /// and each checked against its spec. Outputs come in the order of the signature. After an error the engine must
-    /// be able to run the next batch.
+    /// and each checked against its spec. Outputs come in the order of the signature. After any error but
+    /// [`RunError::DeviceLost`] the engine must be able to run the next batch.
     fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError>;
+
+    /// Gives memory that is kept for later back to the device. Called before a job that did not fit alone is tried a last
+    /// time; slow, so never in the ordinary course.
+    fn reclaim(&mut self) {}
 }
 
 /// Makes engines.
@@ -48,7 +52,16 @@ pub enum ModelFormat {
 #[error("{0}")]
 pub struct LoadError(pub String);
 
-/// Why a batch has no outputs. One text: everything below a model says why in words only.
+/// Why a batch has no outputs. The texts are for people: everything below a model says why in words only.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
-#[error("{0}")]
-pub struct RunError(pub String);
+pub enum RunError {
+    /// The model threw, or gave something else than it promised.
+    #[error("{0}")]
+    Failed(String),
+    /// The batch did not fit the device's memory; a smaller one may.
+    #[error("{0}")]
+    OutOfMemory(String),
+    /// The device can no longer be used by this process.
+    #[error("{0}")]
+    DeviceLost(String),
+}

@@ -3,14 +3,13 @@
 
 mod stages;
 
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use async_nats::Client;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::context::ContextBuilder;
 use gristmill_engine::Load;
+use gristmill_ledger::{Cause, Death, Witness};
 use gristmill_schemas::Token;
 use gristmill_schemas::topology::{self, Ready, Topology};
 use gristmill_torch::TorchLoader;
@@ -19,14 +18,20 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use self::stages::{Ends, Stages, Started};
 use crate::config::Config;
-use crate::connect::connect;
+use crate::connect::Keeper;
+use crate::link::Current;
+use crate::message::Broken;
 use crate::registry::{self, Loaded};
+use crate::rescue::{self, Claim, Left, Stray};
 use crate::run::Instances;
 use crate::shutdown::Stopper;
 use crate::telemetry::{Counters, Health};
 
 /// Longest wait for jobs to be given back when a drain is cut short.
 const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// How often engines are looked at, in parts of the longest time they may take for a run.
+const LOOKS: u32 = 20;
 
 /// A running pipeline.
 pub struct App {
@@ -35,17 +40,40 @@ pub struct App {
     tasks: JoinSet<&'static str>,
     /// Outlives the others: it answers for the jobs that they drop.
     settle: JoinHandle<()>,
-    /// Models whose engine thread panicked.
-    died: mpsc::Receiver<Token>,
-    engines: Vec<std::thread::JoinHandle<()>>,
+    /// Outlives even that: without a client nothing can be answered.
+    keeper: JoinHandle<()>,
+    /// Engine instances that cannot go on.
+    broken: mpsc::Receiver<Broken>,
+    engines: Vec<registry::Started>,
+    max_hold: Duration,
+    witness: Arc<OnceLock<Witness>>,
     health: Arc<Health>,
-    client: Client,
+    nats: Current,
 }
 
-/// A stage ended that should have gone on.
+/// Why the app cannot go on.
 #[derive(Debug, thiserror::Error)]
-#[error("the {0} stage ended by itself")]
-pub struct StageEnded(String);
+pub enum Failed {
+    /// A stage ended that should have gone on.
+    #[error("the {0} stage ended by itself")]
+    Stage(String),
+    /// An engine instance cannot run anything any more.
+    #[error("model {model}: {reason}")]
+    Engine {
+        /// Its model.
+        model: Token,
+        /// What happened.
+        reason: String,
+    },
+    /// A model did not return.
+    #[error("model {model}: a run has not ended within limits.max_hold_ms = {limit} ms")]
+    Hung {
+        /// The model.
+        model: Token,
+        /// The setting.
+        limit: u128,
+    },
+}
 
 /// The drain took longer than `shutdown.grace_ms`.
 #[derive(Debug, thiserror::Error)]
@@ -53,33 +81,68 @@ pub struct StageEnded(String);
 pub struct GraceOver(u128);
 
 impl App {
-    /// Connects, loads and warms up the models, makes streams and consumers ready, and starts the stages.
+    /// Connects, takes up what a dead worker left, loads and warms up the models, makes streams and consumers ready, and
+    /// starts the stages.
     pub async fn start(config: &Config, health: Arc<Health>, counters: Arc<Counters>) -> anyhow::Result<Self> {
         registry::check_dir(&config.models)?;
         let ends = Ends::new(config.limits.in_flight);
-        let client = connect(&config.nats, &config.worker, ends.subscriptions, &health).await?;
-        let loaded = load(config, &ends, &counters).await?;
+        let kept = keeper(config, &ends, &health, &counters).connect().await?;
+        let nats = kept.current();
+        let keeper = tokio::spawn(kept.run());
+        let witness = Arc::new(OnceLock::new());
+        let mut left = match jobs_made(&nats.context(), config).await {
+            Some(made) => claim(config, made, config.streams.ack_wait(), &nats, &counters).await,
+            // The first start: nobody can have left anything.
+            None => Left::default(),
+        };
+        left.ledger.iter().for_each(|ledger| drop(witness.set(ledger.witness())));
+        let loaded = tokio::select! {
+            loaded = load(config, &ends, &counters, &witness) => loaded?,
+            never = Stray::keep_alive(&left.strays, &nats, config.streams.ack_wait()) => match never {},
+        };
         let models = loaded.routes.models.keys().cloned().collect();
-        let context = publishing(&client, config.limits.publish_window);
-        let ready = make_ready(config, &context, models).await?;
+        let ready = make_ready(config, &nats.context(), models).await?;
+        if left.ledger.is_none() {
+            left = claim(config, ready.jobs_made, ready.ack_wait, &nats, &counters).await;
+            left.ledger.iter().for_each(|ledger| drop(witness.set(ledger.witness())));
+        }
+        left.ledger.iter().for_each(|ledger| ledger.set_ack_wait(ready.ack_wait));
         drop(health.models.set(loaded.reports));
-        let stages = Stages { config, client: &client, context, health: &health, counters: &counters, ready };
-        let started = stages.start(ends, loaded.routes).await?;
-        let Started { stopper, tasks, settle, died } = started;
-        Ok(Self { stopper, tasks, settle, died, engines: loaded.threads, health, client })
+        let stages = Stages { config, nats: nats.clone(), health: &health, counters: &counters, ready };
+        let Started { stopper, tasks, settle, broken } = stages.start(ends, loaded.routes, left).await;
+        let (engines, max_hold) = (loaded.engines, config.limits.max_hold);
+        Ok(Self { stopper, tasks, settle, keeper, broken, engines, max_hold, witness, health, nats })
     }
 
-    /// Waits for a stage to end, which none does before [`Self::drain`].
-    pub async fn failed(&mut self) -> StageEnded {
-        tokio::select! {
-            ended = self.tasks.join_next() => match ended {
-                Some(Ok(stage)) => StageEnded(stage.to_owned()),
-                Some(Err(panic)) => StageEnded(format!("panicked ({panic})")),
-                None => StageEnded("last".into()),
-            },
-            Some(model) = self.died.recv() => StageEnded(format!("engine of model {model}")),
-            _ = &mut self.settle => StageEnded("settle".into()),
+    /// Waits for a reason not to go on; there is none before [`Self::drain`] in the ordinary course.
+    pub async fn failed(&mut self) -> Failed {
+        let mut looks = tokio::time::interval(self.max_hold / LOOKS);
+        let failed = loop {
+            tokio::select! {
+                ended = self.tasks.join_next() => break match ended {
+                    Some(Ok(stage)) => Failed::Stage(stage.to_owned()),
+                    Some(Err(panic)) => Failed::Stage(format!("panicked ({panic})")),
+                    None => Failed::Stage("last".into()),
+                },
+                Some(Broken { model, reason }) = self.broken.recv() => break Failed::Engine { model, reason },
+                _ = &mut self.settle => break Failed::Stage("settle".into()),
+                _ = looks.tick() => if let Some(hung) = self.hung() {
+                    break hung;
+                },
+            }
+        };
+        drop(self.health.failed.set(failed.to_string()));
+        failed
+    }
+
+    /// An engine that does not return. Its jobs are the suspects of the next process.
+    fn hung(&self) -> Option<Failed> {
+        let overdue = |engine: &registry::Started| Some((engine.model.clone(), engine.clock.overdue(self.max_hold)?));
+        let (model, run) = self.engines.iter().find_map(overdue)?;
+        if let Some(witness) = self.witness.get() {
+            witness.record(Death { cause: Cause::Hung, run: Some(run) });
         }
+        Some(Failed::Hung { model, limit: self.max_hold.as_millis() })
     }
 
     /// Closes the intake and waits until every stage behind it has ended. What had not started is given back at once.
@@ -96,9 +159,10 @@ impl App {
         }
         // They ended before publish did; joined, so that none is inside libtorch when the process exits.
         for engine in std::mem::take(&mut self.engines) {
-            drop(tokio::task::spawn_blocking(|| engine.join()).await);
+            drop(tokio::task::spawn_blocking(|| engine.thread.join()).await);
         }
         self.flush().await;
+        self.keeper.abort();
         Ok(())
     }
 
@@ -111,12 +175,40 @@ impl App {
 
     /// Waits until what was sent has left the process.
     async fn flush(&self) {
-        drop(tokio::time::timeout(LAST_WORDS, self.client.flush()).await);
+        drop(tokio::time::timeout(LAST_WORDS, self.nats.client().flush()).await);
     }
 }
 
+fn keeper(config: &Config, ends: &Ends, health: &Arc<Health>, counters: &Arc<Counters>) -> Keeper {
+    Keeper {
+        config: config.nats.clone(),
+        name: config.worker.clone(),
+        subscriptions: ends.subscriptions,
+        window: config.limits.publish_window,
+        health: Arc::clone(health),
+        counters: Arc::clone(counters),
+    }
+}
+
+/// When the jobs stream was made; `None` if there is none yet, or the server does not say: then nothing is recovered.
+async fn jobs_made(context: &Context, config: &Config) -> Option<i128> {
+    let stream = context.get_stream(config.namespace.stream("JOBS")).await.ok()?;
+    Some(stream.cached_info().created.unix_timestamp_nanos())
+}
+
+async fn claim(config: &Config, made: i128, ack_wait: Duration, nats: &Current, counters: &Counters) -> Left {
+    let (context, capacity) = (&nats.context(), config.limits.in_flight);
+    let (namespace, config) = (&config.namespace, &config.ledger);
+    rescue::claim(Claim { config, namespace, made, capacity, ack_wait, context, counters }).await
+}
+
 /// Finds the device and has every model loaded.
-async fn load(config: &Config, ends: &Ends, counters: &Arc<Counters>) -> anyhow::Result<Loaded> {
+async fn load(
+    config: &Config,
+    ends: &Ends,
+    counters: &Arc<Counters>,
+    witness: &Arc<OnceLock<Witness>>,
+) -> anyhow::Result<Loaded> {
     let (device, threads) = (config.device, config.models.threads);
     let loader = tokio::task::spawn_blocking(move || TorchLoader::try_new(device, threads)).await??;
     let device = loader.device();
@@ -125,13 +217,11 @@ async fn load(config: &Config, ends: &Ends, counters: &Arc<Counters>) -> anyhow:
         idle: ends.idle.0.clone(),
         outcomes: ends.outcomes.0.clone(),
         counters: Arc::clone(counters),
-        deaths: ends.deaths.0.clone(),
+        broken: ends.broken.0.clone(),
+        witness: Arc::clone(witness),
+        next: Arc::new(AtomicU64::new(0)),
     };
     Ok(registry::load(&config.models, &device, &|model, file| instances.spawn(model, file)).await?)
-}
-
-fn publishing(client: &Client, window: usize) -> Context {
-    ContextBuilder::new().max_ack_inflight(2 * window).backpressure_on_inflight(true).build(client.clone())
 }
 
 /// Makes streams and consumers ready, or says how they differ from what is needed.
@@ -141,6 +231,7 @@ async fn make_ready(config: &Config, context: &Context, models: Vec<Token>) -> a
         config: config.streams.clone(),
         models,
         in_flight: config.limits.in_flight,
+        max_hold: config.limits.max_hold,
     };
     let ready = topology::apply(context, &topology).await?;
     for (object, step) in &ready.plan.0 {

@@ -2,8 +2,6 @@
 
 use std::sync::Arc;
 
-use async_nats::Client;
-use async_nats::jetstream::{self, Context};
 use gristmill_schemas::topology::Ready;
 use gristmill_schemas::{Lane, Namespace, Token};
 use tokio::sync::{mpsc, watch};
@@ -11,16 +9,17 @@ use tokio::task::{JoinHandle, JoinSet};
 
 use crate::batch::Batcher;
 use crate::config::Config;
-use crate::decode::Decoder;
-use crate::intake::Intake;
-use crate::message::{Consumer, Idle, Job, Outcome};
+use crate::decode::{Decoder, Redelivery};
+use crate::intake::{Intake, Journal};
+use crate::link::Current;
+use crate::message::{Broken, Consumer, Idle, Job, Outcome};
 use crate::publish::{Names, Publisher};
+use crate::rescue::{Left, Recoverer, Stray, Sweeper};
 use crate::route::Routes;
 use crate::settle::Settler;
 use crate::shutdown::{self, Stopped, Stopper};
-use crate::sweep::Sweeper;
 use crate::telemetry::{Counters, Health};
-use crate::ticket::Notice;
+use crate::ticket::{Closed, Notice};
 
 /// Both ends of every channel.
 ///
@@ -29,10 +28,10 @@ use crate::ticket::Notice;
 pub(super) struct Ends {
     pub(super) outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
     pub(super) idle: (mpsc::Sender<Idle>, mpsc::Receiver<Idle>),
-    pub(super) deaths: (mpsc::Sender<Token>, mpsc::Receiver<Token>),
+    pub(super) broken: (mpsc::Sender<Broken>, mpsc::Receiver<Broken>),
     jobs: (mpsc::Sender<Job>, mpsc::Receiver<Job>),
     notices: (mpsc::Sender<Notice>, mpsc::Receiver<Notice>),
-    closed: (mpsc::Sender<u64>, mpsc::Receiver<u64>),
+    closed: (mpsc::Sender<Closed>, mpsc::Receiver<Closed>),
     /// Most messages that the client may hold for us unread.
     pub(super) subscriptions: usize,
 }
@@ -45,7 +44,7 @@ impl Ends {
         Self {
             outcomes: mpsc::channel(capacity),
             idle: mpsc::channel(256),
-            deaths: mpsc::channel(1),
+            broken: mpsc::channel(1),
             jobs: mpsc::channel(capacity),
             notices: mpsc::channel(2 * capacity + SLACK),
             closed: mpsc::channel(capacity + SLACK),
@@ -54,12 +53,19 @@ impl Ends {
     }
 }
 
+/// Where jobs enter the chain.
+#[derive(Clone)]
+struct Into {
+    jobs: mpsc::Sender<Job>,
+    outcomes: mpsc::Sender<Outcome>,
+    notices: mpsc::Sender<Notice>,
+    stopped: Stopped,
+}
+
 /// What the stages are made of.
 pub(super) struct Stages<'a> {
     pub(super) config: &'a Config,
-    pub(super) client: &'a Client,
-    /// For publishing: lets more acknowledgements be outstanding than the window of the publish stage.
-    pub(super) context: Context,
+    pub(super) nats: Current,
     pub(super) health: &'a Arc<Health>,
     pub(super) counters: &'a Arc<Counters>,
     pub(super) ready: Ready,
@@ -70,51 +76,54 @@ pub(super) struct Started {
     pub(super) stopper: Stopper,
     pub(super) tasks: JoinSet<&'static str>,
     pub(super) settle: JoinHandle<()>,
-    pub(super) died: mpsc::Receiver<Token>,
+    pub(super) broken: mpsc::Receiver<Broken>,
 }
 
 impl Stages<'_> {
     /// Starts every stage. Each gets the only copies of the ends it needs: what is left of `ends` is dropped here, so that
     /// a stage ends when the one before it has.
-    pub(super) async fn start(&self, ends: Ends, routes: Routes) -> anyhow::Result<Started> {
-        let Ends { outcomes, idle, deaths, jobs, notices, closed, .. } = ends;
+    pub(super) async fn start(&self, ends: Ends, routes: Routes, left: Left) -> Started {
+        let Ends { outcomes, idle, broken, jobs, notices, closed, .. } = ends;
+        let Left { ledger, returned, strays } = left;
+        let journal = Journal::new(ledger, returned, self.ready.ack_wait);
         let (stopper, stopped) = shutdown::channel();
         let consumers = consumers(routes.models.keys());
         let mut tasks = JoinSet::new();
-        let settle = tokio::spawn(self.settler(closed.0).await?.run(notices.1));
+        let settle = tokio::spawn(self.settler(closed.0).run(notices.1));
         let publisher = self.publisher(outcomes.1);
         tasks.spawn(async { named("publish", publisher.run()).await });
         let batcher = self.batcher(jobs.1, idle.1, routes, outcomes.0.clone());
         tasks.spawn(async { named("batch", batcher.run()).await });
         let sweeper = self.sweeper(outcomes.0.clone(), notices.0.clone(), stopped.clone());
         tasks.spawn(async { named("sweep", sweeper.run()).await });
-        let intake = self.intake(consumers, jobs.0, outcomes.0, notices.0, closed.1, stopped);
-        tasks.spawn(async {
-            if let Err(error) = intake.run().await {
-                tracing::error!(%error, "intake cannot subscribe");
-            }
-            "intake"
-        });
-        Ok(Started { stopper, tasks, settle, died: deaths.1 })
+        let adopted = strays.iter().map(|stray| stray.sequence).collect();
+        let into = Into { jobs: jobs.0, outcomes: outcomes.0, notices: notices.0, stopped };
+        let recoverer = self.recoverer(strays, consumers.clone(), into.clone());
+        tasks.spawn(async { named("recover", recoverer.run()).await });
+        let intake = self.intake(consumers, into, closed.1, adopted, journal);
+        tasks.spawn(async { named("intake", intake.run()).await });
+        Started { stopper, tasks, settle, broken: broken.1 }
     }
 
-    async fn settler(&self, closed: mpsc::Sender<u64>) -> anyhow::Result<Settler> {
-        Ok(Settler {
-            client: self.client.clone(),
-            jobs: self.context.get_stream_no_info(self.names().jobs).await?,
+    fn settler(&self, closed: mpsc::Sender<Closed>) -> Settler {
+        Settler {
+            nats: self.nats.clone(),
+            jobs: self.names().jobs,
+            link: self.health.link.subscribe(),
             closed,
             ack_wait: self.ready.ack_wait,
             counters: Arc::clone(self.counters),
-        })
+        }
     }
 
     fn publisher(&self, inbox: mpsc::Receiver<Outcome>) -> Publisher {
         Publisher {
             inbox,
-            context: self.context.clone(),
+            nats: self.nats.clone(),
             names: self.names(),
             window: self.config.limits.publish_window,
             counters: Arc::clone(self.counters),
+            health: Arc::clone(self.health),
         }
     }
 
@@ -133,10 +142,26 @@ impl Stages<'_> {
 
     fn sweeper(&self, outcomes: mpsc::Sender<Outcome>, notices: mpsc::Sender<Notice>, stopped: Stopped) -> Sweeper {
         Sweeper {
-            advisories: self.ready.sweeper.clone(),
-            context: jetstream::new(self.client.clone()),
+            nats: self.nats.clone(),
+            consumer: self.ready.sweeper.clone(),
             namespace: self.config.namespace.clone(),
             decoder: self.decoder(),
+            outcomes,
+            notices,
+            stopped,
+            counters: Arc::clone(self.counters),
+        }
+    }
+
+    fn recoverer(&self, strays: Vec<Stray>, consumers: Vec<Arc<Consumer>>, into: Into) -> Recoverer {
+        let Into { jobs, outcomes, notices, stopped } = into;
+        Recoverer {
+            strays,
+            nats: self.nats.clone(),
+            namespace: self.config.namespace.clone(),
+            consumers,
+            decoder: self.decoder(),
+            jobs,
             outcomes,
             notices,
             stopped,
@@ -147,19 +172,20 @@ impl Stages<'_> {
     fn intake(
         &self,
         consumers: Vec<Arc<Consumer>>,
-        jobs: mpsc::Sender<Job>,
-        outcomes: mpsc::Sender<Outcome>,
-        notices: mpsc::Sender<Notice>,
-        closed: mpsc::Receiver<u64>,
-        stopped: Stopped,
+        into: Into,
+        closed: mpsc::Receiver<Closed>,
+        adopted: Vec<u64>,
+        journal: Journal,
     ) -> Intake {
+        let Into { jobs, outcomes, notices, stopped } = into;
         Intake {
-            client: self.client.clone(),
+            nats: self.nats.clone(),
             stream: self.names().jobs,
             consumers,
             capacity: self.config.limits.in_flight,
             ack_wait: self.ready.ack_wait,
-            link: self.health.link.subscribe(),
+            adopted,
+            journal,
             decoder: self.decoder(),
             jobs,
             outcomes,
@@ -172,7 +198,9 @@ impl Stages<'_> {
     }
 
     fn decoder(&self) -> Decoder {
-        Decoder { stream: self.names().jobs, max_bytes: self.config.limits.job_bytes }
+        let Ready { ack_wait, max_deliver, .. } = self.ready;
+        let redelivery = Redelivery { ack_wait, max_deliver };
+        Decoder { stream: self.names().jobs, max_bytes: self.config.limits.job_bytes, redelivery }
     }
 
     fn names(&self) -> Names {

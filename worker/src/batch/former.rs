@@ -3,15 +3,23 @@
 //! Jobs wait in one queue for each shape (so a different shape never ends another's batch) and lane. The queue whose
 //! head has waited longest goes first, online before bulk; every [`BULK_FLOOR`]th batch the other way round, so that
 //! bulk never starves. Online jobs fill a batch first, bulk jobs of the same shape what is left of it.
+//!
+//! A suspect (a job that may have killed a worker) never shares a batch. Suspects are as old as the crash and would go
+//! first for long, so while others wait only every [`SOLO_TURN`]th batch is one of theirs.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use gristmill_schemas::Lane;
 
+use super::ceilings::Ceilings;
+
 /// One batch in this many starts with the bulk lane, if bulk jobs wait: bulk keeps an eighth of the engine under any
 /// online load.
 const BULK_FLOOR: u32 = 8;
+
+/// One batch in this many is a suspect's, if one waits beside other jobs.
+const SOLO_TURN: u32 = 4;
 
 /// When a batch is full and how long it may wait.
 #[derive(Debug, Clone, Copy)]
@@ -37,6 +45,8 @@ pub struct Facts {
     pub deadline: Option<Instant>,
     /// No job waited behind it in the stream: there is nothing to wait for.
     pub is_last: bool,
+    /// It may kill a worker: it runs alone, lower ranks first.
+    pub suspect: Option<u64>,
 }
 
 /// Jobs `J` of one model, by shape `K`.
@@ -44,6 +54,9 @@ pub struct Facts {
 pub struct Former<K, J> {
     limits: Limits,
     queues: HashMap<K, Queue<J>>,
+    suspects: VecDeque<(K, Waiting<J>)>,
+    /// What the device's memory was found to hold. Lowered and raised by the batch task.
+    pub ceilings: Ceilings<K>,
     batches: u32,
     waiting: [usize; 2],
 }
@@ -78,7 +91,8 @@ impl<J> Default for Queue<J> {
 impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// Nothing waits.
     pub fn new(limits: Limits) -> Self {
-        Self { limits, queues: HashMap::new(), batches: 0, waiting: [0; 2] }
+        let (queues, suspects, ceilings) = (HashMap::new(), VecDeque::new(), Ceilings::new(limits.max_rows));
+        Self { limits, queues, suspects, ceilings, batches: 0, waiting: [0; 2] }
     }
 
     /// Jobs waiting, online and bulk.
@@ -88,6 +102,11 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
 
     /// Takes a job in.
     pub fn push(&mut self, key: K, job: J, facts: Facts, now: Instant) {
+        self.waiting[facts.lane as usize] += 1;
+        if facts.suspect.is_some() {
+            let at = self.suspects.partition_point(|(_, other)| other.facts.suspect <= facts.suspect);
+            return self.suspects.insert(at, (key, Waiting { job, facts, since: now }));
+        }
         let queue = self.queues.entry(key).or_default();
         queue.rows += facts.rows;
         queue.elements = queue.elements.saturating_add(facts.elements);
@@ -95,7 +114,6 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         let waiting = Waiting { job, facts, since: now };
         queue.note(&waiting);
         queue.lanes[facts.lane as usize].push_back(waiting);
-        self.waiting[facts.lane as usize] += 1;
     }
 
     /// Takes out the jobs whose deadline has passed.
@@ -120,24 +138,55 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
             queue.recall();
         }
         self.queues.retain(|_, queue| queue.rows > 0);
+        for (key, waiting) in std::mem::take(&mut self.suspects) {
+            match waiting.facts.deadline {
+                Some(deadline) if deadline <= now => {
+                    self.waiting[waiting.facts.lane as usize] -= 1;
+                    expired.push((waiting.job, deadline));
+                }
+                _ => self.suspects.push_back((key, waiting)),
+            }
+        }
         expired
     }
 
     /// When the next job expires.
     pub fn next_deadline(&self) -> Option<Instant> {
-        self.queues.values().filter_map(|queue| queue.deadline).min()
+        let suspects = self.suspects.iter().filter_map(|(_, waiting)| waiting.facts.deadline);
+        self.queues.values().filter_map(|queue| queue.deadline).chain(suspects).min()
     }
 
     /// The next batch for an idle engine, if one is due: one shape, never over the limits unless a job alone is.
     pub fn take(&mut self, now: Instant) -> Option<(K, Vec<J>)> {
         let bulk_first = self.batches % BULK_FLOOR == BULK_FLOOR - 1;
-        let limits = self.limits;
-        let due = self.queues.iter().filter(|(_, queue)| queue.due(&limits) <= now);
-        let (key, _) = due.min_by_key(|(_, queue)| queue.rank(bulk_first))?;
-        let key = key.clone();
-        let queue = self.queues.get_mut(&key)?;
+        let due = self.queues.iter().filter(|(key, queue)| queue.due(&self.limits_of(key)) <= now);
+        let key = due.min_by_key(|(_, queue)| queue.rank(bulk_first)).map(|(key, _)| key.clone());
+        let is_solo = key.is_none() || self.batches.is_multiple_of(SOLO_TURN);
+        let batch = match (is_solo, key) {
+            (true, None) => self.take_suspect()?,
+            (true, Some(key)) => self.take_suspect().unwrap_or_else(|| self.fill(key, bulk_first)),
+            (false, key) => self.fill(key?, bulk_first),
+        };
+        self.batches = self.batches.wrapping_add(1);
+        Some(batch)
+    }
+
+    fn limits_of(&self, key: &K) -> Limits {
+        Limits { max_rows: self.ceilings.max_rows(key), ..self.limits }
+    }
+
+    fn take_suspect(&mut self) -> Option<(K, Vec<J>)> {
+        let (key, waiting) = self.suspects.pop_front()?;
+        self.waiting[waiting.facts.lane as usize] -= 1;
+        Some((key, vec![waiting.job]))
+    }
+
+    /// Takes what fits into one batch out of a queue.
+    fn fill(&mut self, key: K, bulk_first: bool) -> (K, Vec<J>) {
+        let Limits { max_rows: rows, max_elements: elements, .. } = self.limits_of(&key);
+        let queue = self.queues.get_mut(&key).expect("the key was found in the queues");
         let mut jobs = Vec::new();
-        let mut room = Room { rows: limits.max_rows, elements: limits.max_elements, is_empty: true };
+        let mut room = Room { rows, elements, is_empty: true };
         let order = if bulk_first { [Lane::Bulk, Lane::Online] } else { Lane::ALL };
         for lane in order {
             while let Some(waiting) = queue.lanes[lane as usize].pop_front_if(|waiting| room.admit(&waiting.facts)) {
@@ -153,14 +202,14 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
                 queue.recall();
             }
         }
-        self.batches = self.batches.wrapping_add(1);
-        Some((key, jobs))
+        (key, jobs)
     }
 
     /// When to look again, if nothing else happens: the next batch falls due or the next deadline passes.
     pub fn next_wake(&self) -> Option<Instant> {
-        let due = self.queues.values().map(|queue| queue.due(&self.limits)).min();
-        [due, self.next_deadline()].into_iter().flatten().min()
+        let due = self.queues.iter().map(|(key, queue)| queue.due(&self.limits_of(key))).min();
+        let suspect = self.suspects.front().map(|(_, waiting)| waiting.since);
+        [due, suspect, self.next_deadline()].into_iter().flatten().min()
     }
 }
 
@@ -246,7 +295,7 @@ mod tests {
     }
 
     fn online(rows: usize) -> Facts {
-        Facts { lane: Lane::Online, rows, elements: rows, deadline: None, is_last: false }
+        Facts { lane: Lane::Online, rows, elements: rows, deadline: None, is_last: false, suspect: None }
     }
 
     fn bulk(rows: usize) -> Facts {
@@ -294,6 +343,38 @@ mod tests {
         let mut former = Former::new(Limits { max_rows: 100, max_elements: 30, max_delay: DELAY });
         (0..4).for_each(|job| former.push("a", job, Facts { elements: 10, ..online(1) }, now));
         assert_eq!(former.take(now), Some(("a", vec![0, 1, 2])));
+    }
+
+    #[test]
+    fn a_suspect_runs_alone_and_does_not_hold_the_others_up() {
+        let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
+        (0..3).rev().for_each(|job| former.push("a", job, Facts { suspect: Some(job.into()), ..online(1) }, now));
+        for job in 10..50 {
+            former.push("a", job, online(1), now);
+        }
+        let batches: Vec<Vec<u32>> = std::iter::from_fn(|| former.take(now)).map(|(_, jobs)| jobs).collect();
+        let alone: Vec<usize> = (0..batches.len()).filter(|at| batches[*at][0] < 10).collect();
+        assert_eq!(alone, [0, 4, 7], "while others wait one in four is a suspect's, then each: {batches:?}");
+        assert_eq!(alone.iter().map(|at| &batches[*at][..]).collect::<Vec<_>>(), [[0], [1], [2]], "lower ranks first");
+        assert_eq!((batches.len(), former.waiting(), former.next_wake()), (8, [0, 0], None));
+    }
+
+    #[test]
+    fn a_suspect_expires_like_any_job() {
+        let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
+        former.push("a", 1, Facts { suspect: Some(0), deadline: Some(now + DELAY), ..online(1) }, now);
+        assert_eq!(former.next_deadline(), Some(now + DELAY));
+        assert_eq!(former.take_expired(now + DELAY), [(1, now + DELAY)]);
+        assert_eq!(former.waiting(), [0, 0]);
+    }
+
+    #[test]
+    fn a_ceiling_bounds_a_batch_and_makes_it_full() {
+        let (mut former, now) = (former(8, DELAY), Instant::now());
+        former.ceilings.lower("a", 2, now);
+        (0..3).for_each(|job| former.push("a", job, online(1), now));
+        assert_eq!(former.take(now), Some(("a", vec![0, 1])));
+        assert_eq!(former.take(now), None);
     }
 
     #[test]

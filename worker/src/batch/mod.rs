@@ -1,5 +1,6 @@
 //! Batch: owns the jobs that wait for an engine, decides which run together and when, and hands them to idle engines.
 
+mod ceilings;
 mod former;
 mod task;
 

@@ -8,9 +8,9 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
 use super::former::{Facts, Former, Limits};
-use crate::message::{Batch, Idle, Job, Outcome, RoutedJob, Served, Tails};
+use crate::message::{Batch, Ceiling, Idle, Job, Origin, Outcome, RoutedJob, Served, Tails};
 use crate::route::{Routed, Routes};
-use crate::telemetry::{Count, Counters, Health};
+use crate::telemetry::{CeilingReport, Count, Counters, Health};
 
 /// The batch task.
 pub struct Batcher {
@@ -71,7 +71,10 @@ impl Batcher {
                     }
                 }
                 idle = self.idle.recv() => match idle {
-                    Some(Idle { model, slot }) => line(&mut lines, &model).idle.push(slot),
+                    Some(Idle { model, slot, learned }) => {
+                        line(&mut lines, &model).idle.push(slot);
+                        self.learn(&mut lines, &model, learned);
+                    }
                     // Every engine thread is gone: nothing will run again, and the app ends the process.
                     None => return,
                 },
@@ -91,6 +94,7 @@ impl Batcher {
                         * job.part.rows,
                     deadline: job.deadline,
                     is_last: job.envelope.origin.pending == 0,
+                    suspect: job.is_suspect.then(|| rank(&job.envelope.origin)),
                 };
                 line(lines, &model).former.push(tails, job, facts, Instant::now());
             }
@@ -98,11 +102,37 @@ impl Batcher {
         }
     }
 
+    /// Takes in what a lack of memory taught an engine.
+    fn learn(&self, lines: &mut Lines, model: &Arc<Served>, learned: Vec<Ceiling>) {
+        if learned.is_empty() {
+            return;
+        }
+        for Ceiling { tails, rows } in learned {
+            tracing::warn!(model = %model.name, shape = ?tails, max_rows = rows, "batches of this shape are made smaller");
+            line(lines, model).former.ceilings.lower(tails, rows, Instant::now());
+        }
+        self.report_ceilings(lines);
+    }
+
+    fn report_ceilings(&self, lines: &Lines) {
+        let of = |(model, line): &(Arc<Served>, Line)| {
+            let report = |(tails, max_rows): (&Tails, usize)| CeilingReport {
+                model: model.name.to_string(),
+                shape: tails.clone(),
+                max_rows,
+            };
+            line.former.ceilings.iter().map(report).collect::<Vec<_>>()
+        };
+        self.health.ceilings.send_replace(lines.values().flat_map(of).collect());
+    }
+
     /// Gives every idle engine a batch while there are due ones. Returns when to look again at the latest.
     async fn dispatch(&self, lines: &mut Lines) -> Option<Instant> {
         let now = Instant::now();
         let mut wake = None;
+        let mut is_raised = false;
         for (model, line) in lines.values_mut() {
+            is_raised |= line.former.ceilings.raise(now);
             for (job, deadline) in line.former.take_expired(now) {
                 self.refuse(Outcome::expired(job.envelope, deadline, now)).await;
             }
@@ -113,6 +143,9 @@ impl Batcher {
                 };
                 let batch = Batch { model: Arc::clone(model), tails, jobs, sealed: now };
                 self.counters.inc(Count::Batches);
+                if batch.jobs.iter().any(|job| job.is_suspect) {
+                    self.counters.inc(Count::SoloRuns);
+                }
                 self.counters.add(Count::BatchJobs, batch.jobs.len() as u64);
                 self.counters.add(Count::BatchRows, batch.rows() as u64);
                 // A failed send means that the instance died, which ends the process; the batch is dropped, which gives
@@ -122,6 +155,9 @@ impl Batcher {
             // Without an idle engine the next batch waits for one, not for a time; deadlines pass all the same.
             let next = if line.idle.is_empty() { line.former.next_deadline() } else { line.former.next_wake() };
             wake = [wake, next].into_iter().flatten().min();
+        }
+        if is_raised {
+            self.report_ceilings(lines);
         }
         wake
     }
@@ -137,6 +173,12 @@ impl Batcher {
             queued.store(sum(lane), Ordering::Relaxed);
         }
     }
+}
+
+/// The order of suspects: as good as random, and another one with every delivery. Should one of them kill every worker that
+/// runs it, the others do not wait behind it each time.
+fn rank(origin: &Origin) -> u64 {
+    (origin.sequence ^ (origin.deliveries as u64) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
 }
 
 async fn until(wake: Option<Instant>) {

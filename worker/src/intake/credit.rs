@@ -24,6 +24,11 @@ const GRACE: Duration = Duration::from_secs(2);
 /// that message is lost, until its deliveries are used up and the sweeper takes it.
 const CAREFUL_ACK_WAITS: u32 = 2;
 
+/// Most jobs asked for and open to begin with, and from the delivery of a suspect (a job that may have killed a worker) on.
+/// Each settled job allows one more, so that the window doubles with every round trip, as TCP's does. Should this process
+/// be killed as well, few jobs have spent a delivery, and few were on their way to it.
+const START: usize = 8;
+
 /// One request for jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pull {
@@ -48,8 +53,10 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Credit {
     capacity: usize,
-    /// Open jobs and the consumer each came from.
-    open: HashMap<u64, usize>,
+    /// Most jobs asked for and open at present.
+    window: usize,
+    /// Open jobs and the consumer each came from; `None` for those that a dead worker left.
+    open: HashMap<u64, Option<usize>>,
     consumers: Vec<Consumer>,
     next_id: u64,
     /// Who is asked first next time: with few permits, everyone in turn.
@@ -84,6 +91,7 @@ impl Credit {
         let consumer = |lane| Consumer { lane, pulls: VecDeque::new(), pending: 0, retry_at: None, open: 0 };
         Self {
             capacity,
+            window: START,
             open: HashMap::new(),
             turn: 0,
             consumers: lanes.map(consumer).collect(),
@@ -92,6 +100,11 @@ impl Credit {
             last_disconnect: None,
             careful_until: None,
         }
+    }
+
+    /// Counts a job that a dead worker left as accepted.
+    pub fn adopt(&mut self, sequence: u64) {
+        self.open.entry(sequence).or_insert(None);
     }
 
     /// Jobs accepted and not settled.
@@ -110,11 +123,16 @@ impl Credit {
 
     /// The pulls to send now.
     pub fn grant(&mut self, now: Instant) -> Vec<Pull> {
-        let mut free = self.capacity.saturating_sub(self.open.len() + self.asked());
+        let asked = self.asked();
+        // What a dead worker left runs beside the window: it must not keep others waiting.
+        let own: usize = self.consumers.iter().map(|consumer| consumer.open).sum();
+        let free = self.capacity.saturating_sub(self.open.len() + asked);
+        let mut free = free.min(self.window.saturating_sub(own + asked));
         let is_careful = self.careful_until.is_some_and(|until| now < until);
-        let quantum = (self.capacity / 16).max(1);
+        let size = self.window.min(self.capacity);
+        let quantum = (size / 16).max(1);
         let count = self.consumers.len();
-        let floor = if is_careful { 1 } else { (self.capacity / (8 * count.max(1))).max(1) };
+        let floor = if is_careful { 1 } else { (size / (8 * count.max(1))).max(1) };
         let mut pulls = Vec::new();
         for index in (0..count).map(|i| (i + self.turn) % count).collect::<Vec<_>>() {
             let batch = floor.min(free);
@@ -168,17 +186,23 @@ impl Credit {
         match self.open.entry(sequence) {
             Entry::Occupied(_) => Admission::Duplicate,
             Entry::Vacant(entry) => {
-                entry.insert(index);
+                entry.insert(Some(index));
                 self.consumers[index].open += 1;
                 Admission::Accepted
             }
         }
     }
 
+    /// A job that was delivered may have killed a worker.
+    pub fn suspected(&mut self) {
+        self.window = self.window.min(START);
+    }
+
     /// A job was settled.
     pub fn closed(&mut self, sequence: u64) {
-        if let Some(index) = self.open.remove(&sequence) {
+        if let Some(Some(index)) = self.open.remove(&sequence) {
             self.consumers[index].open -= 1;
+            self.window = (self.window + 1).min(self.capacity.max(START));
         }
     }
 
@@ -238,8 +262,38 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// Beyond its slow start.
     fn credit(capacity: usize) -> Credit {
-        Credit::new(capacity, Duration::from_secs(30), Lane::ALL.into_iter())
+        let credit = Credit::new(capacity, Duration::from_secs(30), Lane::ALL.into_iter());
+        Credit { window: capacity, ..credit }
+    }
+
+    #[test]
+    fn few_jobs_are_asked_for_at_first_and_after_a_suspect() {
+        let now = Instant::now();
+        let mut credit = Credit::new(2048, Duration::from_secs(30), Lane::ALL.into_iter());
+        let (mut sequence, mut rounds) = (0, 0);
+        let mut round = |credit: &mut Credit| {
+            let pulls = credit.grant(now);
+            let first = sequence + 1;
+            for pull in &pulls {
+                (0..pull.batch).for_each(|_| {
+                    sequence += 1;
+                    credit.delivered(pull.consumer, sequence, 100_000);
+                });
+            }
+            assert!(credit.in_flight() <= credit.window);
+            (first..=sequence).for_each(|sequence| credit.closed(sequence));
+        };
+        while credit.window < 2048 {
+            round(&mut credit);
+            rounds += 1;
+        }
+        assert!((8..20).contains(&rounds), "{rounds} rounds");
+        credit.suspected();
+        assert!(credit.grant(now).iter().map(|pull| pull.batch).sum::<usize>() <= START);
+        round(&mut credit);
+        assert!(credit.window < 3 * START);
     }
 
     #[test]
@@ -272,7 +326,9 @@ mod tests {
                 }
             }
             // Online jobs are settled, bulk jobs wait.
-            for sequence in credit.open.iter().filter(|(_, index)| **index == 0).map(|(s, _)| *s).collect::<Vec<_>>() {
+            for sequence in
+                credit.open.iter().filter(|(_, index)| **index == Some(0)).map(|(s, _)| *s).collect::<Vec<_>>()
+            {
                 credit.closed(sequence);
             }
         }
@@ -309,6 +365,17 @@ mod tests {
         assert_eq!(credit.delivered(0, 7, 0), Admission::Accepted);
         assert_eq!(credit.delivered(0, 7, 0), Admission::Duplicate);
         assert_eq!(credit.in_flight(), 1);
+    }
+
+    #[test]
+    fn a_job_left_by_a_dead_worker_takes_a_permit_and_its_redelivery_is_no_second_job() {
+        let mut credit = credit(16);
+        credit.adopt(7);
+        assert_eq!(credit.in_flight(), 1);
+        credit.grant(Instant::now());
+        assert_eq!(credit.delivered(0, 7, 0), Admission::Duplicate);
+        credit.closed(7);
+        assert_eq!(credit.in_flight(), 0);
     }
 
     #[test]

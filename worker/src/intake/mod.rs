@@ -1,7 +1,10 @@
 //! Intake: asks each consumer for as many jobs as there are permits, and turns deliveries into jobs.
 
 mod credit;
+mod inbox;
+mod journal;
 mod status;
 mod task;
 
+pub use journal::Journal;
 pub use task::Intake;

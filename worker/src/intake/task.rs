@@ -1,21 +1,23 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
+use async_nats::Message;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, Message, Subscriber};
-use futures_util::{FutureExt, StreamExt};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
-use tokio::time::sleep_until;
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::credit::{Admission, Credit, EXPIRES, Pull};
+use super::inbox::Inbox;
+use super::journal::Journal;
 use super::status::Status;
 use crate::decode::Decoder;
+use crate::link::Current;
 use crate::message::{Consumer, Delivery, Job, Origin, Outcome};
 use crate::shutdown::Stopped;
 use crate::telemetry::{Count, Counters, Health, Link};
-use crate::ticket::{Notice, Ticket};
+use crate::ticket::{Closed, Notice, Ticket};
 
 /// A consumer that cannot serve is asked again after this long.
 const RETRY: Duration = Duration::from_secs(1);
@@ -23,10 +25,13 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Messages taken from the subscription at once.
 const BURST: usize = 256;
 
+/// How often the ledger is told that this process lives, at least.
+const TOUCH: Duration = Duration::from_secs(1);
+
 /// The intake task.
 pub struct Intake {
     /// Pulls go out and jobs come in here.
-    pub client: Client,
+    pub nats: Current,
     /// Name of the jobs stream.
     pub stream: String,
     /// Consumers to pull from.
@@ -35,8 +40,10 @@ pub struct Intake {
     pub capacity: usize,
     /// After this long without an answer or a keep-alive, the server delivers again.
     pub ack_wait: Duration,
-    /// The connection: without one nothing is asked for, since requests would pile up in the client.
-    pub link: watch::Receiver<Link>,
+    /// Jobs that a dead worker left and this one has taken up.
+    pub adopted: Vec<u64>,
+    /// Where each job is entered before anything else is done with it.
+    pub journal: Journal,
     /// Reads jobs.
     pub decoder: Decoder,
     /// Where jobs go.
@@ -46,99 +53,107 @@ pub struct Intake {
     /// Where openings go; tickets get clones.
     pub notices: mpsc::Sender<Notice>,
     /// Deliveries that are settled.
-    pub closed: mpsc::Receiver<u64>,
+    pub closed: mpsc::Receiver<Closed>,
     /// The end.
     pub stopped: Stopped,
     /// Written: deliveries.
     pub counters: Arc<Counters>,
-    /// Written: jobs in flight, pulling.
+    /// Written: jobs in flight, pulling. Read: whether the connection is up and results can be stored; otherwise nothing
+    /// is asked for, since requests would pile up in the client, and jobs in the worker.
     pub health: Arc<Health>,
 }
 
-/// Why intake could not start.
-pub type SubscribeError = async_nats::SubscribeError;
-
 impl Intake {
     /// Runs until the stop is announced and the last pull has ended. Jobs that come in between are given back.
-    pub async fn run(self) -> Result<(), SubscribeError> {
-        let Self { client, stream, consumers, decoder, notices, link, counters, health, .. } = self;
-        let inbox = client.new_inbox();
-        let subscriber = client.subscribe(format!("{inbox}.*.*")).await?;
+    pub async fn run(self) {
+        let Self { nats, stream, consumers, journal, decoder, notices, counters, health, .. } = self;
         let next = consumers.iter().map(|c| format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", c.name)).collect();
+        let mut credit = Credit::new(self.capacity, self.ack_wait, consumers.iter().map(|consumer| consumer.lane));
+        self.adopted.into_iter().for_each(|sequence| credit.adopt(sequence));
         let puller = Puller {
-            credit: Credit::new(self.capacity, self.ack_wait, consumers.iter().map(|consumer| consumer.lane)),
-            context: jetstream::new(client.clone()),
+            context: nats.context(),
+            inbox: Inbox::open(nats).await,
             out: Some((self.jobs, self.outcomes)),
-            client,
-            inbox,
+            credit,
             next,
             consumers,
+            journal,
             decoder,
             notices,
-            link,
+            link: health.link.subscribe(),
+            stalled: health.stalled.subscribe(),
             counters,
             health,
         };
-        puller.run(subscriber, self.closed, self.stopped).await;
-        Ok(())
+        puller.run(self.closed, self.stopped).await;
     }
 }
 
 struct Puller {
-    client: Client,
+    inbox: Inbox,
+    /// Only to read ack subjects with, which needs no connection.
     context: Context,
-    inbox: String,
     /// Subject to ask each consumer on.
     next: Vec<String>,
     consumers: Vec<Arc<Consumer>>,
     credit: Credit,
+    journal: Journal,
     decoder: Decoder,
     notices: mpsc::Sender<Notice>,
     /// Jobs and refusals; `None` once the end was announced.
     out: Option<(mpsc::Sender<Job>, mpsc::Sender<Outcome>)>,
     link: watch::Receiver<Link>,
+    stalled: watch::Receiver<Option<String>>,
     counters: Arc<Counters>,
     health: Arc<Health>,
 }
 
 impl Puller {
-    async fn run(mut self, mut messages: Subscriber, mut closed: mpsc::Receiver<u64>, mut stopped: Stopped) {
+    async fn run(mut self, mut closed: mpsc::Receiver<Closed>, mut stopped: Stopped) {
         self.health.pulling.store(true, Ordering::Relaxed);
         let mut losses = self.link.borrow_and_update().losses;
+        let mut touch = interval(TOUCH);
+        touch.set_missed_tick_behavior(MissedTickBehavior::Delay);
         while self.out.is_some() || self.credit.has_open_pulls() {
             let now = Instant::now();
             let lost = self.credit.write_off(now) as u64;
-            self.counters.add(Count::PullsLost, lost);
-            if self.out.is_some() && self.link.borrow().is_up {
+            if lost > 0 {
+                self.counters.add(Count::PullsLost, lost);
+                self.inbox.lost(&self.counters, now).await;
+            }
+            if self.may_ask() {
                 for pull in self.credit.grant(now) {
                     self.ask(pull).await;
                 }
             }
             let wake = self.credit.next_wake().unwrap_or(now + RETRY);
             tokio::select! {
-                message = messages.next() => {
-                    let Some(message) = message else { break };
+                message = self.inbox.next() => {
                     self.take(message).await;
                     for _ in 1..BURST {
-                        let Some(Some(message)) = messages.next().now_or_never() else { break };
+                        let Some(message) = self.inbox.ready() else { break };
                         self.take(message).await;
                     }
                 }
-                sequence = closed.recv() => {
-                    let Some(sequence) = sequence else { break };
-                    self.credit.closed(sequence);
-                    while let Ok(sequence) = closed.try_recv() {
-                        self.credit.closed(sequence);
+                ended = closed.recv() => {
+                    let Some(ended) = ended else { break };
+                    self.close(ended);
+                    while let Ok(ended) = closed.try_recv() {
+                        self.close(ended);
                     }
                 }
                 () = sleep_until(wake.into()) => {}
+                _ = touch.tick() => self.journal.touch(SystemTime::now()),
                 changed = self.link.changed() => {
-                    // The sender lives in health, which outlives every stage.
+                    // The senders live in health, which outlives every stage.
                     if changed.is_err() { break }
                     let seen = std::mem::replace(&mut losses, self.link.borrow_and_update().losses);
                     if losses > seen {
                         self.credit.disconnected(Instant::now());
                     }
+                }
+                changed = self.stalled.changed() => {
+                    if changed.is_err() { break }
                 }
                 () = stopped.wait(), if self.out.is_some() => {
                     self.out = None;
@@ -148,13 +163,41 @@ impl Puller {
             self.health.in_flight.store(self.credit.in_flight(), Ordering::Relaxed);
         }
         self.health.pulling.store(false, Ordering::Relaxed);
+        self.outlast(closed).await;
+    }
+
+    /// Goes on telling the ledger that the process lives while the stages behind finish.
+    async fn outlast(self, mut closed: mpsc::Receiver<Closed>) {
+        let Self { mut journal, notices, out, .. } = self;
+        // The stages behind end when these have.
+        drop((notices, out));
+        let mut touch = interval(TOUCH);
+        loop {
+            tokio::select! {
+                ended = closed.recv() => match ended {
+                    Some(_) => {}
+                    None => return journal.end(),
+                },
+                _ = touch.tick() => journal.touch(SystemTime::now()),
+            }
+        }
+    }
+
+    fn may_ask(&self) -> bool {
+        self.out.is_some() && self.link.borrow().is_up && self.stalled.borrow().is_none()
+    }
+
+    fn close(&mut self, Closed { sequence, slot }: Closed) {
+        self.credit.closed(sequence);
+        slot.iter().for_each(|slot| self.journal.close(slot));
     }
 
     async fn ask(&self, pull: Pull) {
         let batch = pull.batch;
         let body = format!("{{\"batch\":{batch},\"expires\":{}}}", EXPIRES.as_nanos());
-        let reply = format!("{}.{}.{}", self.inbox, pull.consumer, pull.id);
-        if let Err(error) = self.client.publish_with_reply(self.next[pull.consumer].clone(), reply, body.into()).await {
+        let reply = format!("{}.{}.{}", self.inbox.prefix, pull.consumer, pull.id);
+        let next = self.next[pull.consumer].clone();
+        if let Err(error) = self.inbox.client.publish_with_reply(next, reply, body.into()).await {
             // The pull is written off when it has expired.
             tracing::warn!(%error, consumer = self.consumers[pull.consumer].name, "a pull was not sent");
         }
@@ -199,8 +242,10 @@ impl Puller {
             self.counters.inc(Count::DuplicateDeliveries);
             return self.tell(Notice::Renewed { sequence, ack }).await;
         }
+        // Entered before it goes anywhere: whatever it may do to the process, it can be found.
+        let slot = self.journal.open(sequence, &ack);
         self.tell(Notice::Opened { sequence, ack }).await;
-        let ticket = Ticket::new(sequence, self.notices.clone());
+        let ticket = Ticket::new(sequence, slot, self.notices.clone());
         let Some((jobs, outcomes)) = &self.out else { return };
         let origin = Origin {
             subject: message.subject,
@@ -212,10 +257,16 @@ impl Puller {
             deliveries,
             pending,
             received,
+            is_suspect: false,
         };
         // A closed channel means that the next stage is gone: what is sent is dropped, and its job given back.
         match self.decoder.decode(Delivery { ticket, origin }, now) {
-            Ok(job) => drop(jobs.send(job).await),
+            Ok(job) => {
+                if job.is_suspect {
+                    self.credit.suspected();
+                }
+                drop(jobs.send(job).await);
+            }
             Err(refusal) => drop(outcomes.send(*refusal).await),
         }
     }

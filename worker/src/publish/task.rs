@@ -2,8 +2,8 @@ use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::jetstream;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
-use async_nats::jetstream::{self, Context};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use gristmill_schemas::ErrorCode;
@@ -11,8 +11,9 @@ use tokio::sync::mpsc;
 use tokio::time::sleep;
 
 use super::encode::{Keep, Message, Names};
+use crate::link::Current;
 use crate::message::{Answer, Envelope, Outcome};
-use crate::telemetry::{Count, Counters};
+use crate::telemetry::{Count, Counters, Health};
 use crate::ticket::Verdict;
 
 /// First and longest pause between two attempts to store the same message.
@@ -22,14 +23,16 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from
 pub struct Publisher {
     /// Outcomes; closed when intake, batch and every engine are gone.
     pub inbox: mpsc::Receiver<Outcome>,
-    /// Where to store. Its own limit on outstanding acknowledgements is above `window`.
-    pub context: Context,
+    /// Where to store.
+    pub nats: Current,
     /// What stands on every message.
     pub names: Names,
     /// Most outcomes being stored at once.
     pub window: usize,
     /// Written: results.
     pub counters: Arc<Counters>,
+    /// Written: that nothing can be stored at present.
+    pub health: Arc<Health>,
 }
 
 /// A message that the server would refuse in every attempt.
@@ -38,7 +41,7 @@ struct TooLarge(String);
 impl Publisher {
     /// Runs until the inbox is closed and every outcome is stored.
     pub async fn run(mut self) {
-        let store = Store { context: self.context, names: self.names, counters: self.counters };
+        let store = Store { nats: self.nats, names: self.names, counters: self.counters, health: self.health };
         let mut window = FuturesUnordered::new();
         let mut is_open = true;
         while is_open || !window.is_empty() {
@@ -61,9 +64,10 @@ enum Stored {
 }
 
 struct Store {
-    context: Context,
+    nats: Current,
     names: Names,
     counters: Arc<Counters>,
+    health: Arc<Health>,
 }
 
 impl Store {
@@ -119,10 +123,14 @@ impl Store {
         let mut pause = BACKOFF.0;
         loop {
             match self.publish(make()).await {
-                Ok(stored) => return Ok(stored),
+                Ok(stored) => {
+                    self.resume();
+                    return Ok(stored);
+                }
                 Err(error) if is_too_large(&error) => return Err(TooLarge(error.to_string())),
                 Err(error) => {
                     self.counters.inc(Count::PublishRetries);
+                    self.stall(&error);
                     tracing::warn!(%error, retry_ms = pause.as_millis() as u64, "publish not confirmed, trying again");
                     // Jittered, so that a fleet does not come back in step.
                     sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
@@ -134,8 +142,25 @@ impl Store {
 
     async fn publish(&self, message: Message) -> Result<Stored, PublishError> {
         let Message { subject, headers, payload } = message;
-        let ack = self.context.publish_with_headers(subject, headers, payload).await?.await?;
+        let ack = self.nats.context().publish_with_headers(subject, headers, payload).await?.await?;
         Ok(if ack.duplicate { Stored::Before } else { Stored::Now })
+    }
+
+    /// The stream is missing, full, or has no leader: no more jobs are asked for until something is stored again. What is
+    /// here is held, and tried again.
+    fn stall(&self, error: &PublishError) {
+        let why = error.to_string();
+        self.health.stalled.send_if_modified(|stalled| {
+            let is_new = stalled.is_none();
+            *stalled = Some(why);
+            is_new
+        });
+    }
+
+    fn resume(&self) {
+        if self.health.stalled.borrow().is_some() {
+            self.health.stalled.send_replace(None);
+        }
     }
 
     fn count(&self, stored: Stored) {

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 
 use gristmill_engine::ModelFile;
+use gristmill_schemas::Token;
 
 pub use package::PackageError;
 use package::{Package, scan};
@@ -16,7 +17,7 @@ use package::{Package, scan};
 use crate::message::{Instance, Served};
 use crate::route::Routes;
 use crate::settings::Section;
-use crate::telemetry::ModelReport;
+use crate::telemetry::{ModelReport, RunClock};
 
 /// Which packages are loaded, and how often.
 #[derive(Debug, Clone)]
@@ -62,8 +63,18 @@ pub struct Loaded {
     pub routes: Routes,
     /// For people.
     pub reports: Vec<ModelReport>,
-    /// The instances' threads.
-    pub threads: Vec<JoinHandle<()>>,
+    /// The instances.
+    pub engines: Vec<Started>,
+}
+
+/// An engine instance that was started.
+pub struct Started {
+    /// Its model.
+    pub model: Token,
+    /// Its thread; ends with the drain.
+    pub thread: JoinHandle<()>,
+    /// How long its present run takes.
+    pub clock: Arc<RunClock>,
 }
 
 /// Nothing can be served.
@@ -107,7 +118,7 @@ pub async fn load(config: &Config, device: &str, spawn: &Spawn<'_>) -> Result<Lo
     let scanned = scan(&dir, config.all_versions).map_err(|source| RegistryError::Dir { dir: dir.clone(), source })?;
     let mut loaded = Loaded::default();
     for path in scanned {
-        match load_one(config, device, &path, spawn, &mut loaded.threads).await {
+        match load_one(config, device, &path, spawn, &mut loaded.engines).await {
             Ok(served) => {
                 let report = report(&served, config.instances);
                 let (model, version, digest) = (&report.name, &report.version, &report.digest);
@@ -130,7 +141,7 @@ pub async fn load(config: &Config, device: &str, spawn: &Spawn<'_>) -> Result<Lo
 }
 
 /// The highest version first: it is the default.
-fn sort(models: &mut HashMap<gristmill_schemas::Token, Vec<Arc<Served>>>) {
+fn sort(models: &mut HashMap<Token, Vec<Arc<Served>>>) {
     for versions in models.values_mut() {
         versions.sort_by(|a, b| version::compare(b.version.as_str(), a.version.as_str()));
     }
@@ -141,7 +152,7 @@ async fn load_one(
     device: &str,
     path: &Path,
     spawn: &Spawn<'_>,
-    threads: &mut Vec<JoinHandle<()>>,
+    engines: &mut Vec<Started>,
 ) -> Result<Arc<Served>, PackageError> {
     let at = path.to_owned();
     // Hashing reads the whole file: not on the runtime.
@@ -149,8 +160,8 @@ async fn load_one(
     let package = opened.map_err(|panic| PackageError::Load(panic.to_string()))??;
     let served = Arc::new(package.served(device));
     for _ in 0..config.instances {
-        let Instance { thread, warm } = spawn(Arc::clone(&served), package.file.clone())?;
-        threads.push(thread);
+        let Instance { thread, warm, clock } = spawn(Arc::clone(&served), package.file.clone())?;
+        engines.push(Started { model: served.name.clone(), thread, clock });
         match warm.await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => return Err(PackageError::Load(error.0)),

@@ -24,10 +24,19 @@ pub enum Count {
     KeepAlives,
     Swept,
     PullsLost,
+    Panics,
+    Rebuilds,
+    OutOfMemory,
+    SoloRuns,
+    Quarantined,
+    Recovered,
+    Returned,
+    ClientRebuilds,
+    ForcedReconnects,
 }
 
 /// Every [`Count`] with its name. Lower case, as in JSON.
-const NAMES: [(Count, &str); 18] = [
+const NAMES: [(Count, &str); 27] = [
     (Count::Received, "received"),
     (Count::DuplicateDeliveries, "duplicate_deliveries"),
     (Count::Refused, "refused"),
@@ -46,6 +55,15 @@ const NAMES: [(Count, &str); 18] = [
     (Count::KeepAlives, "keep_alives"),
     (Count::Swept, "swept"),
     (Count::PullsLost, "pulls_lost"),
+    (Count::Panics, "panics"),
+    (Count::Rebuilds, "rebuilds"),
+    (Count::OutOfMemory, "out_of_memory"),
+    (Count::SoloRuns, "solo_runs"),
+    (Count::Quarantined, "quarantined"),
+    (Count::Recovered, "recovered"),
+    (Count::Returned, "returned"),
+    (Count::ClientRebuilds, "client_rebuilds"),
+    (Count::ForcedReconnects, "forced_reconnects"),
 ];
 
 /// Totals since start.

@@ -19,6 +19,23 @@ pub struct Health {
     pub queued: [AtomicUsize; 2],
     /// Models served. Written once by the registry.
     pub models: OnceLock<Vec<ModelReport>>,
+    /// Why results cannot be stored at present; intake asks for no jobs meanwhile. Written by the publish task.
+    pub stalled: watch::Sender<Option<String>>,
+    /// Ceilings learned from lacks of memory, below what the packages allow. Written by the batch task.
+    pub ceilings: watch::Sender<Vec<CeilingReport>>,
+    /// Why the process is about to end by itself. Written once by the main thread.
+    pub failed: OnceLock<String>,
+}
+
+/// What `/status` says of a lack of memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct CeilingReport {
+    /// The model.
+    pub model: String,
+    /// Dimensions behind the rows, one entry for each input.
+    pub shape: Vec<Vec<usize>>,
+    /// Most rows in one batch at present.
+    pub max_rows: usize,
 }
 
 /// The state of the NATS connection.
@@ -50,7 +67,7 @@ pub struct ModelReport {
 
 impl Health {
     /// What keeps the worker from being ready; empty when it is.
-    pub fn missing(&self) -> Vec<&'static str> {
+    pub fn missing(&self) -> Vec<String> {
         let on = |state: &AtomicBool| state.load(Ordering::Relaxed);
         let checks = [
             (self.models.get().is_some(), "models are not loaded yet"),
@@ -58,6 +75,9 @@ impl Health {
             (on(&self.pulling), "jobs are not being pulled"),
             (!on(&self.draining), "the worker is draining"),
         ];
-        checks.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| what).collect()
+        let missing = checks.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| what.to_owned());
+        let stalled = self.stalled.borrow().clone().map(|why| format!("results cannot be stored: {why}"));
+        let failed = self.failed.get().map(|why| format!("the worker is about to end: {why}"));
+        missing.chain(stalled).chain(failed).collect()
     }
 }

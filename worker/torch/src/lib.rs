@@ -1,9 +1,11 @@
-//! Runs Gristmill models on libtorch. The only crate that names tch, and the only one with `unsafe`.
+//! Runs Gristmill models on libtorch. The only crate that names tch.
 //!
 //! Every tch value is made, used and dropped on the thread of the engine that owns it.
 
+mod accelerator;
 mod cuda;
 mod device;
+mod failure;
 mod module;
 mod text;
 mod value;

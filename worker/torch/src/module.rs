@@ -3,7 +3,9 @@ use std::sync::Once;
 use gristmill_engine::{Engine, HostTensor, Load, LoadError, ModelFile, ModelFormat, OutputSpec, RunError};
 use tch::{CModule, Device, IValue, TchError};
 
+use crate::accelerator::empty_cache;
 use crate::device::{DeviceError, DeviceSetting};
+use crate::failure::run_error;
 use crate::text::essence;
 use crate::value::{outputs, to_device, to_host};
 
@@ -64,7 +66,11 @@ impl Engine for Module {
                 inputs.iter().map(|input| to_device(input, self.device)).collect::<Result<_, _>>()?;
             self.module.forward_is(&inputs)
         };
-        let value = forward().map_err(|error| RunError(essence(&error)))?;
-        outputs(value, &self.outputs)?.into_iter().map(to_host).collect()
+        let value = forward().map_err(|error| run_error(&error, self.device))?;
+        outputs(value, &self.outputs)?.into_iter().map(|tensor| to_host(tensor, self.device)).collect()
+    }
+
+    fn reclaim(&mut self) {
+        empty_cache(self.device);
     }
 }

@@ -3,7 +3,7 @@
 use gristmill_engine::{Dtype, HostTensor, OutputSpec, RunError};
 use tch::{Device, IValue, Kind, TchError, Tensor};
 
-use crate::text::essence;
+use crate::failure::run_error;
 
 fn kind(dtype: Dtype) -> Kind {
     match dtype {
@@ -51,7 +51,10 @@ pub(crate) fn outputs(value: IValue, specs: &[OutputSpec]) -> Result<Vec<Tensor>
         IValue::TensorList(tensors) => Ok(tensors),
         IValue::Tuple(values) | IValue::GenericList(values) => values.into_iter().map(tensor).collect(),
         IValue::GenericDict(mut pairs) => specs.iter().map(|spec| take(&mut pairs, &spec.name)).collect(),
-        other => Err(RunError(format!("the model returned {}, not a tensor, tuple or dict of tensors", name(&other)))),
+        other => Err(RunError::Failed(format!(
+            "the model returned {}, not a tensor, tuple or dict of tensors",
+            name(&other)
+        ))),
     }
 }
 
@@ -59,14 +62,14 @@ fn take(pairs: &mut Vec<(IValue, IValue)>, name: &str) -> Result<Tensor, RunErro
     let is_named = |(key, _): &(IValue, IValue)| matches!(key, IValue::String(key) if key == name);
     match pairs.iter().position(is_named) {
         Some(index) => tensor(pairs.swap_remove(index).1),
-        None => Err(RunError(format!("the model's dict has no key {name:?}, which the manifest names"))),
+        None => Err(RunError::Failed(format!("the model's dict has no key {name:?}, which the manifest names"))),
     }
 }
 
 fn tensor(value: IValue) -> Result<Tensor, RunError> {
     match value {
         IValue::Tensor(tensor) => Ok(tensor),
-        other => Err(RunError(format!("the model returned {} where a tensor was expected", name(&other)))),
+        other => Err(RunError::Failed(format!("the model returned {} where a tensor was expected", name(&other)))),
     }
 }
 
@@ -82,9 +85,9 @@ fn name(value: &IValue) -> &'static str {
 }
 
 /// Copies a tensor to the host.
-pub(crate) fn to_host(tensor: Tensor) -> Result<HostTensor, RunError> {
+pub(crate) fn to_host(tensor: Tensor, device: Device) -> Result<HostTensor, RunError> {
     let kind = tensor.kind();
-    let dtype = dtype(kind).ok_or_else(|| RunError(format!("the model returned a tensor of {kind:?}")))?;
+    let dtype = dtype(kind).ok_or_else(|| RunError::Failed(format!("the model returned a tensor of {kind:?}")))?;
     let shape: Vec<usize> = tensor.size().into_iter().map(|dim| dim as usize).collect();
     let copy = || {
         let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
@@ -92,6 +95,6 @@ pub(crate) fn to_host(tensor: Tensor) -> Result<HostTensor, RunError> {
         tensor.f_copy_data_u8(&mut data, tensor.numel())?;
         Ok(data)
     };
-    let data = copy().map_err(|error: TchError| RunError(essence(&error)))?;
+    let data = copy().map_err(|error: TchError| run_error(&error, device))?;
     Ok(HostTensor { dtype, shape, data })
 }

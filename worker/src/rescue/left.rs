@@ -1,0 +1,115 @@
+//! What a dead worker left, found in its crash ledger at start.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use async_nats::jetstream::{AckKind, Context};
+use gristmill_ledger::{Cause, Claimed, Found, Ledger, Slot, Verdict, install_fault_handler};
+use gristmill_schemas::Namespace;
+
+use super::recover::Stray;
+use super::transit::in_transit;
+use crate::settings::Section;
+use crate::telemetry::{Count, Counters};
+
+/// Where the crash ledger is.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// Directory of the ledgers of this machine's workers; `None` for none.
+    pub dir: Option<PathBuf>,
+}
+
+impl Config {
+    /// Reads the section `ledger`.
+    pub fn read(section: &mut Section<'_>) -> Self {
+        let dir = match section.text("dir").as_deref() {
+            None => Some(std::env::temp_dir().join("gristmill")),
+            Some("off") => None,
+            Some(dir) => Some(dir.into()),
+        };
+        Self { dir }
+    }
+}
+
+/// The ledger of this process, and the jobs that dead ones left for it.
+#[derive(Default)]
+pub struct Left {
+    /// To be given to intake; `None` where none is kept.
+    pub ledger: Option<Ledger>,
+    /// Jobs that were given back, and where they are entered.
+    pub returned: Vec<(u64, Slot)>,
+    /// Jobs to be taken up.
+    pub strays: Vec<Stray>,
+}
+
+/// What it takes to claim a ledger.
+pub struct Claim<'a> {
+    /// Where ledgers are.
+    pub config: &'a Config,
+    /// Whose jobs.
+    pub namespace: &'a Namespace,
+    /// When the jobs stream was made: tells it from others of its name, on other servers, say.
+    pub made: i128,
+    /// Most jobs in flight.
+    pub capacity: usize,
+    /// After this long without an answer or a keep-alive, the server delivers again.
+    pub ack_wait: Duration,
+    /// Jobs are given back here.
+    pub context: &'a Context,
+    /// Written: jobs given back.
+    pub counters: &'a Counters,
+}
+
+/// Claims a ledger, gives back at once what had only waited, and returns the rest.
+///
+/// Without a ledger the worker serves all the same: a crash is then noticed after ack_wait.
+pub async fn claim(claim: Claim<'_>) -> Left {
+    let Some(dir) = &claim.config.dir else { return Left::default() };
+    let key = format!("{}-{:x}", claim.namespace, claim.made);
+    // Twice: for the jobs to come, and for as many that were on their way to a dead worker.
+    let capacity = 2 * claim.capacity;
+    let claimed = tokio::task::block_in_place(|| Ledger::claim(dir, &key, capacity, claim.ack_wait));
+    let (mut ledger, Claimed { found, deaths, stale, damaged }) = match claimed {
+        Ok(claimed) => claimed,
+        Err(error) => {
+            tracing::error!(%error, "no crash ledger: jobs of a crash will wait for ack_wait (ledger.dir)");
+            return Left::default();
+        }
+    };
+    install_fault_handler(&ledger);
+    if !found.is_empty() || stale + damaged > 0 {
+        tracing::warn!(jobs = found.len(), ?deaths, stale, damaged, "a dead worker left jobs");
+    }
+    let (mut returned, mut strays) = (Vec::new(), Vec::new());
+    for (sequence, ack) in in_transit(&claim, &found).await {
+        returned.extend(ledger.open(sequence, &ack).map(|slot| (sequence, slot)));
+        claim.give_back(ack).await;
+    }
+    for Found { sequence, ack, verdict, slot } in found {
+        match verdict {
+            Verdict::GiveBack => {
+                claim.give_back(ack).await;
+                returned.push((sequence, slot));
+            }
+            Verdict::Suspect => strays.push(Stray { sequence, ack: ack.into(), slot, condemned: None }),
+            Verdict::Condemned(cause) => strays.push(condemned(sequence, ack, slot, cause)),
+        }
+    }
+    // On the wire, before models are loaded.
+    drop(claim.context.client().flush().await);
+    Left { ledger: Some(ledger), returned, strays }
+}
+
+fn condemned(sequence: u64, ack: String, slot: Slot, cause: Cause) -> Stray {
+    tracing::error!(sequence, %cause, "a job is quarantined");
+    Stray { sequence, ack: ack.into(), slot, condemned: Some(cause) }
+}
+
+impl Claim<'_> {
+    async fn give_back(&self, ack: String) {
+        self.counters.inc(Count::Returned);
+        if let Err(error) = self.context.client().publish(ack, AckKind::Nak(None).into()).await {
+            tracing::warn!(%error, "a job was not given back, it will be delivered after ack_wait");
+        }
+    }
+}

@@ -1,0 +1,330 @@
+//! Runs batches and keeps faults from spreading: to batch-mates, to the next batch, to the process. What each fault leads
+//! to stands in one place, [`Isolator::run`].
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use gristmill_engine::{Engine, HostTensor, LoadError, RunError, stack};
+use gristmill_schemas::ErrorCode;
+
+use super::answer::answers;
+use super::warm_up::control;
+use crate::message::{Batch, Ceiling, Outcome};
+use crate::telemetry::{Count, Counters, RunClock};
+
+/// An instance that had to be rebuilt more often than this within [`REBUILD_WINDOW`] is not worth another try: the fault is
+/// the process's.
+const MAX_REBUILDS: usize = 8;
+
+/// See [`MAX_REBUILDS`].
+const REBUILD_WINDOW: Duration = Duration::from_secs(60);
+
+/// One engine, and what it takes to have another.
+pub(super) struct Isolator<'a> {
+    engine: Box<dyn Engine>,
+    load: &'a dyn Fn() -> Result<Box<dyn Engine>, LoadError>,
+    clock: &'a RunClock,
+    counters: &'a Counters,
+    rebuilt: Vec<Instant>,
+}
+
+/// The instance cannot go on. Its jobs are in here, neither answered nor given back.
+pub(super) struct Unfit {
+    pub(super) reason: String,
+    /// The device is lost.
+    pub(super) is_device: bool,
+    /// The run that showed it.
+    pub(super) run: u64,
+    _jobs: Vec<Batch>,
+}
+
+/// Why a run has no outputs.
+enum Fault {
+    Model(RunError),
+    /// A bug, of ours or of a binding. What the engine is good for now nobody knows.
+    Panic,
+}
+
+impl<'a> Isolator<'a> {
+    pub(super) fn new(
+        engine: Box<dyn Engine>,
+        load: &'a dyn Fn() -> Result<Box<dyn Engine>, LoadError>,
+        clock: &'a RunClock,
+        counters: &'a Counters,
+    ) -> Self {
+        Self { engine, load, clock, counters, rebuilt: Vec::new() }
+    }
+
+    /// Runs a batch. Where it fails, halves it until only the jobs that fail alone are left: they are refused, their
+    /// mates have results.
+    pub(super) fn run(
+        &mut self,
+        batch: Batch,
+        learned: &mut Vec<Ceiling>,
+        emit: &mut dyn FnMut(Outcome),
+    ) -> Result<(), Unfit> {
+        let known = learned.len();
+        let mut todo = vec![batch];
+        while let Some(mut batch) = todo.pop() {
+            let started = Instant::now();
+            let (run, fault) = match self.attempt(&mut batch) {
+                (_, Ok(outputs)) => {
+                    answers(batch, outputs, started).for_each(&mut *emit);
+                    continue;
+                }
+                (run, Err(fault)) => (run, fault),
+            };
+            self.counters.inc(Count::RunErrors);
+            let is_alone = batch.jobs.len() == 1;
+            let unfit = |reason: String, is_device, batch, mut todo: Vec<Batch>| {
+                todo.push(batch);
+                Unfit { reason, is_device, run, _jobs: todo }
+            };
+            match fault {
+                Fault::Model(RunError::DeviceLost(why)) => {
+                    return Err(unfit(format!("its device is lost: {why}"), true, batch, todo));
+                }
+                Fault::Model(RunError::OutOfMemory(_)) if !is_alone => {
+                    self.counters.inc(Count::OutOfMemory);
+                    learned.push(Ceiling { tails: batch.tails.clone(), rows: batch.rows() / 2 });
+                    todo.extend(halves(batch));
+                }
+                Fault::Model(RunError::OutOfMemory(_)) => {
+                    self.counters.inc(Count::OutOfMemory);
+                    self.engine.reclaim();
+                    match self.attempt(&mut batch).1 {
+                        Ok(outputs) => answers(batch, outputs, started).for_each(&mut *emit),
+                        Err(fault) => {
+                            // It was this job, not the size of its batches.
+                            learned.truncate(known);
+                            emit(refusal(batch, ErrorCode::ResourceExhausted, &fault));
+                        }
+                    }
+                }
+                Fault::Model(RunError::Failed(_)) if !is_alone => todo.extend(halves(batch)),
+                Fault::Model(RunError::Failed(_)) if control(&mut *self.engine, &batch.model) => {
+                    emit(refusal(batch, ErrorCode::ModelError, &fault));
+                }
+                fault => {
+                    if let Err(why) = self.rebuild() {
+                        return Err(unfit(why, false, batch, todo));
+                    }
+                    match (is_alone, fault) {
+                        // Each alone at once: halving would cost a rebuild at every step.
+                        (false, _) => todo.extend(singles(batch)),
+                        (true, fault @ Fault::Panic) => emit(refusal(batch, ErrorCode::Internal, &fault)),
+                        // It was the instance that failed, perhaps not the job.
+                        (true, Fault::Model(_)) => match self.attempt(&mut batch).1 {
+                            Ok(outputs) => answers(batch, outputs, started).for_each(&mut *emit),
+                            Err(fault) => emit(refusal(batch, ErrorCode::ModelError, &fault)),
+                        },
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// One run, which the ledger and the clock know of. Returns its number.
+    fn attempt(&mut self, batch: &mut Batch) -> (u64, Result<Vec<HostTensor>, Fault>) {
+        let run = self.clock.start();
+        let together = batch.jobs.len() > 1;
+        batch.jobs.iter_mut().for_each(|job| job.envelope.ticket.run(run, together));
+        gristmill_ledger::enter(run);
+        let outputs = self.forward(batch);
+        gristmill_ledger::enter(0);
+        // A lost device ends the process, and these jobs stay its suspects.
+        if !matches!(outputs, Err(Fault::Model(RunError::DeviceLost(_)))) {
+            batch.jobs.iter_mut().for_each(|job| job.envelope.ticket.ran());
+        }
+        self.clock.stop();
+        (run, outputs)
+    }
+
+    fn forward(&mut self, batch: &Batch) -> Result<Vec<HostTensor>, Fault> {
+        let signature = &batch.model.signature;
+        let run = || {
+            let inputs = stack(signature, &batch.tails, batch.jobs.iter().map(|job| &job.part));
+            let outputs = self.engine.run(&inputs)?;
+            let checked = signature.check_outputs(&outputs, batch.rows());
+            checked.map_err(|mismatch| RunError::Failed(format!("the model's output {mismatch}")))?;
+            Ok(outputs)
+        };
+        match catch_unwind(AssertUnwindSafe(run)) {
+            Ok(outputs) => outputs.map_err(Fault::Model),
+            Err(_) => {
+                self.counters.inc(Count::Panics);
+                Err(Fault::Panic)
+            }
+        }
+    }
+
+    /// Replaces the engine by a new one. Fails where that happens too often, or cannot be done.
+    fn rebuild(&mut self) -> Result<(), String> {
+        let now = Instant::now();
+        self.rebuilt.retain(|then| now.duration_since(*then) < REBUILD_WINDOW);
+        if self.rebuilt.len() >= MAX_REBUILDS {
+            return Err(format!("its instance failed again after {MAX_REBUILDS} rebuilds in {REBUILD_WINDOW:?}"));
+        }
+        self.rebuilt.push(now);
+        self.counters.inc(Count::Rebuilds);
+        tracing::error!("an engine instance failed and is loaded again");
+        // Caught as well: whatever made the old instance panic may still be there.
+        let load =
+            catch_unwind(AssertUnwindSafe(self.load)).map_err(|_| "its instance cannot be loaded again".to_owned())?;
+        self.engine = load.map_err(|error| format!("its instance cannot be loaded again: {error}"))?;
+        Ok(())
+    }
+}
+
+fn halves(mut batch: Batch) -> [Batch; 2] {
+    let jobs = batch.jobs.split_off(batch.jobs.len() / 2);
+    let Batch { sealed, .. } = batch;
+    let second = Batch { model: Arc::clone(&batch.model), tails: batch.tails.clone(), jobs, sealed };
+    // The last is taken first: outcomes keep the order of the jobs.
+    [second, batch]
+}
+
+fn singles(batch: Batch) -> impl Iterator<Item = Batch> {
+    let Batch { model, tails, jobs, sealed } = batch;
+    let single = move |job| Batch { model: Arc::clone(&model), tails: tails.clone(), jobs: vec![job], sealed };
+    jobs.into_iter().rev().map(single)
+}
+
+/// The end of a job that fails alone.
+fn refusal(batch: Batch, code: ErrorCode, fault: &Fault) -> Outcome {
+    let message = match fault {
+        Fault::Model(error) => error.to_string(),
+        Fault::Panic => "the engine panicked, see the worker's log".to_owned(),
+    };
+    let Batch { model, mut jobs, .. } = batch;
+    let job = jobs.pop().expect("a batch has at least one job");
+    Outcome::refused(job.envelope, Some(model), code, message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::message::testing::{envelope, refusal};
+    use crate::message::{Answer, RoutedJob, Served};
+    use gristmill_engine::{Dtype, InputSpec, OutputSpec, Part, Signature};
+    use std::cell::Cell;
+
+    /// Faults that no TorchScript model can be made to have: what tch itself would do wrong. Everything else about
+    /// running is tested with real models, in `integration/`.
+    struct Faulty;
+
+    impl Engine for Faulty {
+        fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {
+            let data = &inputs[0].data;
+            assert!(!data.contains(&9), "a row of 9 makes the engine panic");
+            if data.len() > 4 && data.contains(&7) || data.contains(&6) {
+                return Err(RunError::OutOfMemory("more than four rows beside a 7, or a 6".into()));
+            }
+            if data.contains(&5) {
+                return Err(RunError::DeviceLost("a 5".into()));
+            }
+            let mut output = inputs[0].clone();
+            if output.data.contains(&8) {
+                output.shape[0] += 1;
+            }
+            Ok(vec![output])
+        }
+    }
+
+    fn model() -> Arc<Served> {
+        let input = InputSpec { name: "x".into(), dtype: Dtype::U8, dims: vec![], range: None, example: vec![] };
+        let output = OutputSpec { name: "y".into(), dtype: Dtype::U8, dims: vec![] };
+        Arc::new(Served {
+            name: "m".parse().unwrap(),
+            version: "1".parse().unwrap(),
+            digest: String::new(),
+            device: "cpu".into(),
+            signature: Arc::new(Signature { inputs: vec![input], outputs: vec![output] }),
+            max_rows: 64,
+            max_elements: usize::MAX,
+            max_delay: Duration::ZERO,
+        })
+    }
+
+    fn job(value: u8) -> RoutedJob {
+        let envelope = envelope(&value.to_string());
+        let part = Part { rows: 1, inputs: vec![vec![value].into()] };
+        RoutedJob { envelope, deadline: None, part, wanted: vec![0], is_suspect: false }
+    }
+
+    struct Ran {
+        outcomes: Vec<Outcome>,
+        learned: Vec<usize>,
+        loads: usize,
+        unfit: Option<String>,
+    }
+
+    fn run(values: impl Iterator<Item = u8>) -> Ran {
+        let batch =
+            Batch { model: model(), tails: vec![vec![]], jobs: values.map(job).collect(), sealed: Instant::now() };
+        let loads = Cell::new(0);
+        let load = || {
+            loads.set(loads.get() + 1);
+            Ok(Box::new(Faulty) as Box<dyn Engine>)
+        };
+        let (clock, counters) = (RunClock::new(0), Counters::default());
+        let (mut outcomes, mut learned) = (Vec::new(), Vec::new());
+        let mut isolator = Isolator::new(Box::new(Faulty), &load, &clock, &counters);
+        let unfit = isolator.run(batch, &mut learned, &mut |outcome| outcomes.push(outcome)).err();
+        let learned = learned.into_iter().map(|ceiling| ceiling.rows).collect();
+        Ran { outcomes, learned, loads: loads.get(), unfit: unfit.map(|unfit| unfit.reason) }
+    }
+
+    fn assert_ok(outcome: &Outcome) {
+        let Answer::Ok { outputs, .. } = &outcome.answer else { panic!("{}: {outcome:?}", outcome.envelope.id) };
+        assert_eq!(outputs[0].rows.data[0].to_string(), outcome.envelope.id);
+    }
+
+    #[test]
+    fn only_the_jobs_that_fail_alone_are_refused_and_the_order_is_kept() {
+        let ran = run((10..40).chain([8, 9]).chain(40..50));
+        assert_eq!((ran.outcomes.len(), ran.loads), (42, 2), "one rebuild for the batch, one for the job");
+        for (outcome, value) in ran.outcomes.iter().zip((10..40).chain([8, 9]).chain(40..50)) {
+            assert_eq!(outcome.envelope.id, value.to_string());
+            match value {
+                8 => assert!(refusal(outcome).1.contains("shape [2]"), "{outcome:?}"),
+                9 => {
+                    let panicked = (ErrorCode::Internal, "the engine panicked, see the worker's log");
+                    assert_eq!(refusal(outcome), panicked);
+                }
+                _ => assert_ok(outcome),
+            }
+        }
+    }
+
+    #[test]
+    fn a_batch_that_does_not_fit_is_halved_and_what_fits_is_remembered() {
+        let ran = run([7].into_iter().chain(10..25));
+        assert_eq!((ran.learned, ran.loads), (vec![8, 4], 0));
+        assert_eq!(ran.outcomes.len(), 16);
+        ran.outcomes.iter().for_each(assert_ok);
+    }
+
+    #[test]
+    fn a_job_that_does_not_fit_alone_exhausts_the_resource() {
+        let ran = run([6, 10].into_iter());
+        assert_eq!((refusal(&ran.outcomes[0]).0, ran.learned.len()), (ErrorCode::ResourceExhausted, 0));
+        assert_ok(&ran.outcomes[1]);
+    }
+
+    #[test]
+    fn a_lost_device_ends_the_instance_with_its_jobs_unanswered() {
+        let ran = run([10, 5].into_iter());
+        assert!(ran.outcomes.is_empty());
+        assert_eq!(ran.unfit.as_deref(), Some("its device is lost: a 5"));
+    }
+
+    #[test]
+    fn an_instance_that_fails_too_often_is_given_up() {
+        let ran = run([9; 12].into_iter());
+        assert_eq!(ran.loads, MAX_REBUILDS);
+        assert!(ran.unfit.unwrap().contains("failed again after 8 rebuilds"));
+    }
+}

@@ -1,0 +1,115 @@
+//! Run: one OS thread for each engine instance. It owns every tensor, waits for a batch, runs it, sends the outcomes
+//! on and asks for the next one. Nothing here knows tokio's reactor or NATS.
+
+mod answer;
+mod isolate;
+mod warm_up;
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, OnceLock};
+
+use gristmill_engine::{Engine, Load, LoadError, ModelFile};
+use gristmill_ledger::{Cause, Death, Witness};
+use tokio::sync::{mpsc, oneshot};
+
+use self::isolate::{Isolator, Unfit};
+use self::warm_up::warm_up;
+use crate::message::{Broken, Ceiling, Idle, Instance, Outcome, Served};
+use crate::telemetry::{Counters, RunClock};
+
+/// What every instance is given.
+#[derive(Clone)]
+pub struct Instances {
+    /// Makes the engines.
+    pub loader: Arc<dyn Load>,
+    /// Where instances report that they have no work.
+    pub idle: mpsc::Sender<Idle>,
+    /// Where outcomes go.
+    pub outcomes: mpsc::Sender<Outcome>,
+    /// Written: errors of models.
+    pub counters: Arc<Counters>,
+    /// Hears of an instance that is broken for good. Room for one: the first ends the process.
+    pub broken: mpsc::Sender<Broken>,
+    /// Takes down what the process dies of; empty while no ledger is kept.
+    pub witness: Arc<OnceLock<Witness>>,
+    /// Numbers the instances of the process.
+    pub next: Arc<AtomicU64>,
+}
+
+/// Tells of its thread's panic outside of a run, a bug. Jobs of that thread are given back as their tickets unwind.
+struct Guard<'a> {
+    model: &'a Served,
+    broken: &'a mpsc::Sender<Broken>,
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tell(self.broken, self.model, "its thread panicked");
+        }
+    }
+}
+
+fn tell(broken: &mpsc::Sender<Broken>, model: &Served, reason: &str) {
+    // Full means that another end is already being told.
+    drop(broken.try_send(Broken { model: model.name.clone(), reason: reason.to_owned() }));
+}
+
+impl Instances {
+    /// Starts the thread of one instance.
+    pub fn spawn(&self, model: Arc<Served>, file: ModelFile) -> std::io::Result<Instance> {
+        let (ready, warm) = oneshot::channel();
+        let instances = self.clone();
+        let clock = Arc::new(RunClock::new(self.next.fetch_add(1, Ordering::Relaxed)));
+        let kept = Arc::clone(&clock);
+        let name = format!("engine-{}", model.name);
+        let thread = std::thread::Builder::new().name(name).spawn(move || {
+            let load = || load(&*instances.loader, &file, &model);
+            match load() {
+                Ok(engine) => {
+                    drop(ready.send(Ok(())));
+                    instances.serve(Isolator::new(engine, &load, &clock, &instances.counters), &model);
+                }
+                Err(error) => drop(ready.send(Err(error))),
+            }
+        })?;
+        Ok(Instance { thread, warm, clock: kept })
+    }
+
+    fn serve(&self, mut isolator: Isolator<'_>, model: &Arc<Served>) {
+        let _guard = Guard { model, broken: &self.broken };
+        let mut learned: Vec<Ceiling> = Vec::new();
+        loop {
+            let (slot, inbox) = sync_channel(1);
+            let idle = Idle { model: Arc::clone(model), slot, learned: std::mem::take(&mut learned) };
+            // Either end closed means that the batch task is gone: the drain has come to us.
+            if self.idle.blocking_send(idle).is_err() {
+                return;
+            }
+            let Ok(batch) = inbox.recv() else { return };
+            let mut emit = |outcome| drop(self.outcomes.blocking_send(outcome));
+            if let Err(unfit) = isolator.run(batch, &mut learned, &mut emit) {
+                self.end(unfit, model);
+            }
+        }
+    }
+
+    /// Has the process end, and keeps the jobs until it has. Given back, they would join other workers' batches at once;
+    /// kept, they are the suspects that the next process runs alone.
+    fn end(&self, unfit: Unfit, model: &Served) -> ! {
+        if let Some(witness) = self.witness.get().filter(|_| unfit.is_device) {
+            witness.record(Death { cause: Cause::DeviceLost, run: Some(unfit.run) });
+        }
+        tell(&self.broken, model, &unfit.reason);
+        loop {
+            std::thread::park();
+        }
+    }
+}
+
+fn load(loader: &dyn Load, file: &ModelFile, model: &Served) -> Result<Box<dyn Engine>, LoadError> {
+    let mut engine = loader.load(file)?;
+    warm_up(&mut *engine, model)?;
+    Ok(engine)
+}
