@@ -2,6 +2,7 @@
 #
 #   make run     train, export, serve and score handwritten digits, end to end
 #   make test    all tests: Rust, Python, black-box against real processes
+#   make chaos   the tests with faults at full scale (some 8 minutes); the seed is GRISTMILL_SEED, and printed
 #   make check   lints and tests, exactly what CI runs
 #   make dev     broker, worker and demo model, left running until Ctrl-C
 #   make bench   throughput of the main job
@@ -15,7 +16,7 @@ FLAGS := --release --locked --workspace
 PY_CONFIG := --config schemas/python/pyproject.toml
 PY_SOURCES := $(wildcard schemas/python/src/gristmill/*.py integration/models/*.py)
 
-.PHONY: run dev test check lint bench fuzz venv build models lock format clean
+.PHONY: run dev test chaos check lint bench fuzz venv build models lock format clean
 
 run: venv build
 	$(BIN)/python integration/demo/run.py
@@ -26,6 +27,10 @@ dev: venv build
 test: venv build models
 	$(CARGO) test $(FLAGS)
 	cd schemas/python && ../../$(BIN)/python -m pytest -q
+
+# What `make test` runs in short. One test at a time: each wants the machine for itself.
+chaos: venv build models
+	GRISTMILL_CHAOS=full $(CARGO) test $(FLAGS) --no-fail-fast --test 'chaos_*' -- --nocapture --test-threads=1
 
 check: lint test
 

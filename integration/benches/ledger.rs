@@ -1,5 +1,5 @@
-//! What the crash ledger costs: throughput of the main job with it and without, in pairs of runs that follow each other, so
-//! that what else the machine does falls on both.
+//! What the crash ledger costs: throughput of the main job with it and without, in runs that follow each other, so that what
+//! else the machine does falls on both.
 //!
 //! All jobs are stored before the worker starts; only broker and worker compete for the cores. The rate is that of stored
 //! results, between the first and the last of them, by the server's own timestamps.
@@ -11,39 +11,44 @@ use std::time::Duration;
 use gristmill_integration::{Jobs, Mlp, Nats, WorkerBuilder, binary, run};
 
 const JOBS: usize = 100_000;
-const PAIRS: usize = 9;
+const ROUNDS: usize = 7;
 
 /// Jobs per second, and processor time of the worker in microseconds per job.
+#[derive(Clone, Copy)]
 struct Sample {
     rate: f64,
     cpu: f64,
 }
 
+/// Sums of two runs.
+impl std::ops::Add for Sample {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { rate: self.rate + other.rate, cpu: self.cpu + other.cpu }
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let mlp = Mlp::load();
-    println!("{JOBS} jobs a run, {PAIRS} pairs; with the ledger / without, each pair in changing order");
+    println!("{JOBS} jobs a run, {ROUNDS} rounds of with, without, without, with: a drift falls on both alike");
     let mut ratios = Vec::new();
-    for pair in 0..PAIRS {
-        let (with, without) = if pair % 2 == 0 {
-            let with = measure(&mlp, true).await;
-            (with, measure(&mlp, false).await)
-        } else {
-            let without = measure(&mlp, false).await;
-            (measure(&mlp, true).await, without)
-        };
+    for _ in 0..ROUNDS {
+        let first = measure(&mlp, true).await;
+        let without = measure(&mlp, false).await + measure(&mlp, false).await;
+        let with = first + measure(&mlp, true).await;
+        let (rate, cpu) = (with.rate / without.rate, with.cpu / without.cpu);
         println!(
-            "{:>8.0} / {:>8.0} jobs/s = {:.4}   CPU {:.2} / {:.2} us/job = {:.4}",
-            with.rate,
-            without.rate,
-            with.rate / without.rate,
-            with.cpu,
-            without.cpu,
-            with.cpu / without.cpu
+            "with {:>6.0} jobs/s, {:.1} us/job; without {:>6.0} jobs/s, {:.1} us/job; rate {rate:.4}, CPU {cpu:.4}",
+            with.rate / 2.0,
+            with.cpu / 2.0,
+            without.rate / 2.0,
+            without.cpu / 2.0
         );
-        ratios.push((with.rate / without.rate, with.cpu / without.cpu));
+        ratios.push((rate, cpu));
     }
-    println!("median of the pairs: rate {:.4}, CPU {:.4}", median(&ratios, |r| r.0), median(&ratios, |r| r.1));
+    println!("medians: rate {:.4}, CPU {:.4}", median(&ratios, |r| r.0), median(&ratios, |r| r.1));
 }
 
 fn median(ratios: &[(f64, f64)], of: impl Fn(&(f64, f64)) -> f64) -> f64 {

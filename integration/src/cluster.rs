@@ -10,6 +10,9 @@ use crate::process::free_port;
 /// Longest wait for an election, or for a member to have caught up.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Longest wait for one answer.
+const ANSWER: Duration = Duration::from_secs(1);
+
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -42,7 +45,7 @@ impl Cluster {
         let cluster = Self { members, url };
         let probe =
             Config { name: "PROBE".into(), storage: StorageType::Memory, num_replicas: MEMBERS, ..Config::default() };
-        let context = cluster.jetstream().await;
+        let context = cluster.asking().await;
         let started = Instant::now();
         while context.create_stream(&probe).await.is_err() {
             assert!(started.elapsed() < PATIENCE, "the cluster takes no streams");
@@ -66,6 +69,13 @@ impl Cluster {
         jetstream::new(async_nats::connect(members.collect::<Vec<_>>()).await.expect("a member is up"))
     }
 
+    /// As [`Self::jetstream`], for questions asked over and over: while there is no leader, nobody answers at all.
+    async fn asking(&self) -> Context {
+        let mut context = self.jetstream().await;
+        context.set_timeout(ANSWER);
+        context
+    }
+
     /// The member that leads this stream; waits while there is none.
     pub async fn leader_of(&self, stream: &str) -> String {
         let info = self.until(stream, |info| info.cluster.as_ref().is_some_and(|group| group.leader.is_some())).await;
@@ -83,7 +93,7 @@ impl Cluster {
     }
 
     async fn until(&self, stream: &str, is_so: impl Fn(&Info) -> bool) -> Info {
-        let (context, started) = (self.jetstream().await, Instant::now());
+        let (context, started) = (self.asking().await, Instant::now());
         loop {
             // An error is an election going on.
             if let Ok(found) = context.get_stream(stream).await

@@ -1,20 +1,20 @@
 //! Support for black-box tests: real nats-server, real worker, real models, each on free ports and in temporary
 //! directories, ended when dropped. A failing test shows their logs.
 
+mod audit;
 mod chaos;
 mod cluster;
 mod jobs;
-mod ledger;
 mod nats;
 mod paths;
 mod process;
 mod proxy;
 mod worker;
 
+pub use audit::{Audit, Mlp};
 pub use chaos::Chaos;
 pub use cluster::Cluster;
 pub use jobs::{Answer, Jobs, f32s, floats};
-pub use ledger::{Audit, Mlp};
 pub use nats::{Nats, publish_raw};
 pub use paths::{binary, models_with, root, samples};
 pub use process::{Ended, Process, free_port, run};

@@ -1,26 +1,21 @@
-use std::io::{Read, Write};
+use std::io::Read;
 use std::net::{Shutdown, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::spawn;
 use std::time::Instant;
 
-use super::fault::{Faults, Switch};
+use super::fault::Switch;
 use super::wire::{Frame, Splitter};
-
-/// A connection is drawn for a random cut once in so many bytes of a direction.
-pub(super) const LAP: u64 = 64 << 10;
+use super::writer::Writer;
 
 /// Protocol messages under way in one direction. A real sender's window is smaller; a sender that is not stopped by ours
 /// in a black hole of minutes is not stopped by latency either.
 const UNDER_WAY: usize = 1 << 16;
 
 /// Bytes read or written at once.
-const CHUNK: usize = 64 << 10;
-
-/// How JetStream's answer to a stored result begins. Errors begin otherwise, and pass.
-const PUBLISH_ACK: &[u8] = b"{\"stream\":\"INFER_RESULTS\"";
+pub(super) const CHUNK: usize = 64 << 10;
 
 /// A client's connection and the one to the server behind it.
 #[derive(Debug)]
@@ -31,15 +26,15 @@ pub(super) struct Connection {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Direction {
+pub(super) enum Direction {
     ToServer,
     ToClient,
 }
 
 /// What is under way: a protocol message, or the end of the stream.
-struct Parcel {
-    due: Instant,
-    frame: Option<Frame>,
+pub(super) struct Parcel {
+    pub due: Instant,
+    pub frame: Option<Frame>,
 }
 
 impl Connection {
@@ -52,11 +47,9 @@ impl Connection {
         for (direction, index) in [(Direction::ToServer, 2 * index), (Direction::ToClient, 2 * index + 1)] {
             let (queue, parcels) = sync_channel(UNDER_WAY);
             let [reader, writer] = [(); 2].map(|()| (Arc::clone(&connection), Arc::clone(switch)));
-            let doom = Doom::new(switch.rng(index));
+            let writer = Writer::new(writer.0, writer.1, direction, index);
             spawn(move || reader.0.read(direction, &reader.1, &queue));
-            spawn(move || {
-                Writer { connection: writer.0, switch: writer.1, direction, doom, out: vec![] }.run(&parcels)
-            });
+            spawn(move || writer.run(&parcels));
         }
         Ok(connection)
     }
@@ -72,7 +65,7 @@ impl Connection {
     }
 
     /// Closes the client's side at once; the server reads to the end of what it was sent, then sees the end.
-    fn cut_behind(&self, switch: &Switch) {
+    pub fn cut_behind(&self, switch: &Switch) {
         self.give_up(switch);
         drop(self.server.shutdown(Shutdown::Write));
     }
@@ -85,7 +78,8 @@ impl Connection {
         drop(self.client.shutdown(Shutdown::Both));
     }
 
-    fn ends(&self, direction: Direction) -> (&TcpStream, &TcpStream) {
+    /// Where a direction comes from and goes to.
+    pub fn ends(&self, direction: Direction) -> (&TcpStream, &TcpStream) {
         match direction {
             Direction::ToServer => (&self.client, &self.server),
             Direction::ToClient => (&self.server, &self.client),
@@ -112,131 +106,5 @@ impl Connection {
             }
         }
         drop(queue.send(Parcel { due: Instant::now() + switch.faults().latency, frame: None }));
-    }
-}
-
-/// Writes one direction of a connection, under the faults of the time.
-struct Writer {
-    connection: Arc<Connection>,
-    switch: Arc<Switch>,
-    direction: Direction,
-    doom: Doom,
-    /// Passed, and not written yet.
-    out: Vec<u8>,
-}
-
-impl Writer {
-    /// Runs until the stream ends or the connection is cut, which is what `None` says in here.
-    fn run(mut self, parcels: &Receiver<Parcel>) -> Option<()> {
-        loop {
-            // What is there goes in one write, as far as it may pass.
-            let Parcel { due, frame } = match parcels.try_recv() {
-                Ok(parcel) => parcel,
-                Err(_) => {
-                    self.flush()?;
-                    parcels.recv().ok()?
-                }
-            };
-            if due > Instant::now() || self.out.len() >= CHUNK {
-                self.flush()?;
-            }
-            let faults = self.switch.pass(due, &self.connection)?;
-            match frame {
-                Some(frame) => self.forward(&frame, faults)?,
-                None => return self.end(),
-            }
-        }
-    }
-
-    /// Takes a message into what is to be written.
-    fn forward(&mut self, frame: &Frame, faults: Faults) -> Option<()> {
-        if faults.swallows_publish_acks && frame.payload().starts_with(PUBLISH_ACK) {
-            self.switch.swallowed.fetch_add(1, Ordering::SeqCst);
-            return Some(());
-        }
-        let length = frame.bytes.len();
-        if let Some(left) = self.doom.strikes_within(length as u64, faults.cut_share) {
-            let left = usize::try_from(left).unwrap_or(length).min(length);
-            self.out.extend_from_slice(&frame.bytes[..left]);
-            self.flush()?;
-            self.connection.cut(&self.switch);
-            return None;
-        }
-        self.out.extend_from_slice(&frame.bytes);
-        if self.is_fatal_result(frame, faults) {
-            self.flush()?;
-            self.connection.cut_behind(&self.switch);
-            return None;
-        }
-        Some(())
-    }
-
-    fn is_fatal_result(&self, frame: &Frame, faults: Faults) -> bool {
-        let Some(every) = faults.cut_behind_result else { return false };
-        let is_result = frame.is("HPUB") && frame.words().nth(1).is_some_and(|word| word.starts_with("infer.results."));
-        is_result && (self.switch.results.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(every)
-    }
-
-    fn flush(&mut self) -> Option<()> {
-        let (_, mut to) = self.connection.ends(self.direction);
-        to.write_all(&self.out).ok()?;
-        self.out.clear();
-        Some(())
-    }
-
-    fn end(&mut self) -> Option<()> {
-        self.flush()?;
-        let (_, to) = self.connection.ends(self.direction);
-        to.shutdown(Shutdown::Write).ok()
-    }
-}
-
-/// Where one direction of a connection is cut, if it is one of those that are.
-struct Doom {
-    rng: fastrand::Rng,
-    /// Bytes until the next draw.
-    lap: u64,
-    /// Bytes until the cut.
-    strike: Option<u64>,
-}
-
-impl Doom {
-    fn new(rng: fastrand::Rng) -> Self {
-        Self { rng, lap: 0, strike: None }
-    }
-
-    /// Lets bytes pass; returns after how many of them the cut comes, if it does.
-    fn strikes_within(&mut self, length: u64, share: f64) -> Option<u64> {
-        if share <= 0.0 {
-            return None;
-        }
-        if self.lap == 0 {
-            self.lap = LAP;
-            self.strike = (self.rng.f64() < share).then(|| self.rng.u64(0..LAP));
-        }
-        self.lap = self.lap.saturating_sub(length);
-        match self.strike {
-            Some(left) if left < length => Some(left),
-            strike => {
-                self.strike = strike.map(|left| left - length);
-                None
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn about_the_share_asked_for_is_cut_in_each_lap() {
-        let struck = |seed| {
-            let mut doom = Doom::new(fastrand::Rng::with_seed(seed));
-            (0..LAP / 512).any(|_| doom.strikes_within(512, 0.05).is_some())
-        };
-        let share = (0..10_000).filter(|&seed| struck(seed)).count() as f64 / 10_000.0;
-        assert!((0.04..0.06).contains(&share), "{share}");
-        assert!(Doom::new(fastrand::Rng::with_seed(1)).strikes_within(u64::MAX, 0.0).is_none());
     }
 }

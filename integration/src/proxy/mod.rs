@@ -7,6 +7,7 @@
 mod connection;
 mod fault;
 mod wire;
+mod writer;
 
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError, Weak};

@@ -7,7 +7,7 @@ use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use gristmill_schemas::ErrorCode;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::encode::{Keep, Message, Names};
@@ -41,7 +41,10 @@ struct TooLarge(String);
 impl Publisher {
     /// Runs until the inbox is closed and every outcome is stored.
     pub async fn run(mut self) {
-        let store = Store { nats: self.nats, names: self.names, counters: self.counters, health: self.health };
+        let mut link = self.health.link.subscribe();
+        let mut losses = link.borrow_and_update().losses;
+        let (nats, names, counters, health) = (self.nats, self.names, self.counters, self.health);
+        let store = Store { nats, names, counters, health, lost: Notify::new() };
         let mut window = FuturesUnordered::new();
         let mut is_open = true;
         while is_open || !window.is_empty() {
@@ -51,9 +54,23 @@ impl Publisher {
                     None => is_open = false,
                 },
                 Some(()) = window.next() => {}
+                Ok(()) = link.changed() => {
+                    let seen = std::mem::replace(&mut losses, link.borrow_and_update().losses);
+                    if losses > seen {
+                        store.lost.notify_waiters();
+                    }
+                }
             }
         }
     }
+}
+
+/// Why a message is not known to be stored.
+enum Unstored {
+    /// The server, or the client, says no.
+    Refused(PublishError),
+    /// The connection was lost: nobody will ever say.
+    Lost,
 }
 
 /// When a message was stored: the dedup id makes an earlier attempt, ours or another worker's, count.
@@ -68,6 +85,8 @@ struct Store {
     names: Names,
     counters: Arc<Counters>,
     health: Arc<Health>,
+    /// Told when the connection was lost.
+    lost: Notify,
 }
 
 impl Store {
@@ -122,21 +141,30 @@ impl Store {
     async fn store(&self, make: impl Fn() -> Message) -> Result<Stored, TooLarge> {
         let mut pause = BACKOFF.0;
         loop {
-            match self.publish(make()).await {
+            match self.attempt(make()).await {
                 Ok(stored) => {
                     self.resume();
                     return Ok(stored);
                 }
-                Err(error) if is_too_large(&error) => return Err(TooLarge(error.to_string())),
-                Err(error) => {
-                    self.counters.inc(Count::PublishRetries);
+                Err(Unstored::Refused(error)) if is_too_large(&error) => return Err(TooLarge(error.to_string())),
+                Err(Unstored::Refused(error)) if self.health.link.borrow().is_up => {
                     self.stall(&error);
-                    tracing::warn!(%error, retry_ms = pause.as_millis() as u64, "publish not confirmed, trying again");
                     // Jittered, so that a fleet does not come back in step.
                     sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
                     pause = (pause * 2).min(BACKOFF.1);
                 }
+                Err(Unstored::Refused(_) | Unstored::Lost) => self.reconnected().await,
             }
+            self.counters.inc(Count::PublishRetries);
+        }
+    }
+
+    async fn attempt(&self, message: Message) -> Result<Stored, Unstored> {
+        tokio::select! {
+            biased;
+            stored = self.publish(message) => stored.map_err(Unstored::Refused),
+            // No answer will come on another connection; the client would wait for one until its timeout.
+            () = self.lost.notified() => Err(Unstored::Lost),
         }
     }
 
@@ -146,12 +174,20 @@ impl Store {
         Ok(if ack.duplicate { Stored::Before } else { Stored::Now })
     }
 
+    async fn reconnected(&self) {
+        // The sender lives in health, which outlives every stage.
+        drop(self.health.link.subscribe().wait_for(|link| link.is_up).await);
+    }
+
     /// The stream is missing, full, or has no leader: no more jobs are asked for until something is stored again. What is
     /// here is held, and tried again.
     fn stall(&self, error: &PublishError) {
         let why = error.to_string();
         self.health.stalled.send_if_modified(|stalled| {
             let is_new = stalled.is_none();
+            if is_new {
+                tracing::warn!(why, "results cannot be stored, no more jobs are asked for");
+            }
             *stalled = Some(why);
             is_new
         });
@@ -159,6 +195,7 @@ impl Store {
 
     fn resume(&self) {
         if self.health.stalled.borrow().is_some() {
+            tracing::info!("results can be stored again");
             self.health.stalled.send_replace(None);
         }
     }

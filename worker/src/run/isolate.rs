@@ -10,7 +10,7 @@ use gristmill_schemas::ErrorCode;
 
 use super::answer::answers;
 use super::warm_up::control;
-use crate::message::{Batch, Ceiling, Outcome};
+use crate::message::{Batch, Ceiling, Outcome, Tails};
 use crate::telemetry::{Count, Counters, RunClock};
 
 /// An instance that had to be rebuilt more often than this within [`REBUILD_WINDOW`] is not worth another try: the fault is
@@ -39,6 +39,24 @@ pub(super) struct Unfit {
     _jobs: Vec<Batch>,
 }
 
+/// What one batch and its parts told of the device's memory.
+#[derive(Default)]
+struct Memory {
+    /// Rows of the largest part that ran.
+    fitted: usize,
+    /// The shape, if a part did not fit.
+    lacked: Option<Tails>,
+    /// A job did not fit alone: it was that job, not the size of the batch.
+    has_glutton: bool,
+}
+
+impl Memory {
+    fn ceiling(self) -> Option<Ceiling> {
+        let tails = self.lacked.filter(|_| !self.has_glutton && self.fitted > 0)?;
+        Some(Ceiling { tails, rows: self.fitted })
+    }
+}
+
 /// Why a run has no outputs.
 enum Fault {
     Model(RunError),
@@ -64,12 +82,13 @@ impl<'a> Isolator<'a> {
         learned: &mut Vec<Ceiling>,
         emit: &mut dyn FnMut(Outcome),
     ) -> Result<(), Unfit> {
-        let known = learned.len();
+        let mut memory = Memory::default();
         let mut todo = vec![batch];
         while let Some(mut batch) = todo.pop() {
             let started = Instant::now();
             let (run, fault) = match self.attempt(&mut batch) {
                 (_, Ok(outputs)) => {
+                    memory.fitted = memory.fitted.max(batch.rows());
                     answers(batch, outputs, started).for_each(&mut *emit);
                     continue;
                 }
@@ -87,7 +106,7 @@ impl<'a> Isolator<'a> {
                 }
                 Fault::Model(RunError::OutOfMemory(_)) if !is_alone => {
                     self.counters.inc(Count::OutOfMemory);
-                    learned.push(Ceiling { tails: batch.tails.clone(), rows: batch.rows() / 2 });
+                    memory.lacked = Some(batch.tails.clone());
                     todo.extend(halves(batch));
                 }
                 Fault::Model(RunError::OutOfMemory(_)) => {
@@ -96,8 +115,7 @@ impl<'a> Isolator<'a> {
                     match self.attempt(&mut batch).1 {
                         Ok(outputs) => answers(batch, outputs, started).for_each(&mut *emit),
                         Err(fault) => {
-                            // It was this job, not the size of its batches.
-                            learned.truncate(known);
+                            memory.has_glutton = true;
                             emit(refusal(batch, ErrorCode::ResourceExhausted, &fault));
                         }
                     }
@@ -123,6 +141,7 @@ impl<'a> Isolator<'a> {
                 }
             }
         }
+        learned.extend(memory.ceiling());
         Ok(())
     }
 
@@ -302,7 +321,7 @@ mod tests {
     #[test]
     fn a_batch_that_does_not_fit_is_halved_and_what_fits_is_remembered() {
         let ran = run([7].into_iter().chain(10..25));
-        assert_eq!((ran.learned, ran.loads), (vec![8, 4], 0));
+        assert_eq!((ran.learned, ran.loads), (vec![8], 0), "the other eight fitted together");
         assert_eq!(ran.outcomes.len(), 16);
         ran.outcomes.iter().for_each(assert_ok);
     }

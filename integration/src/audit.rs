@@ -125,7 +125,7 @@ impl Jobs {
         let (mut found, mut dedup_ids) = (vec![0u32; count], HashSet::new());
         self.read("INFER_RESULTS", usize::try_from(stored).expect("a test is small"), |answer| {
             let id: usize = answer.id().parse().expect("ids are numbers");
-            assert_eq!(answer.header(header::STATUS), "ok", "job {id}: {:?}", answer.reply());
+            assert_eq!(answer.header(header::STATUS), "ok", "job {id}: {}", answer.header(header::ERROR_CODE));
             let is_new = dedup_ids.insert(answer.header("Nats-Msg-Id").to_owned());
             assert!(is_new, "job {id}: a second result was stored for the same stored job");
             check(id, &answer);

@@ -1,0 +1,98 @@
+//! Workers are told to end, or held still, under full load.
+
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use std::time::{Duration, Instant};
+
+use gristmill_integration::{Chaos, Jobs, Nats, Worker, WorkerBuilder};
+
+/// The time `shutdown.grace_ms` gives a drain unless set.
+const GRACE: Duration = Duration::from_secs(30);
+
+/// Longest time from the end of one worker to the first job at the other. A second is expected; machines are shared.
+const HAND_OVER: Duration = Duration::from_secs(20);
+
+fn worker(nats: &Nats, ack_wait: Duration) -> WorkerBuilder {
+    WorkerBuilder::new(nats, &["slow"]).set("streams.ack_wait_ms", ack_wait.as_millis())
+}
+
+/// Jobs of a model that takes some milliseconds each, far more than can be done at once.
+async fn load(jobs: &Jobs, count: usize) {
+    let body = Jobs::body("x", &[1, 1], &[1.0]);
+    jobs.submit_all("infer.jobs.slow.online", (0..count).map(|id| (id.to_string(), body.clone()))).await;
+}
+
+/// Polls until a worker has counted so many.
+async fn until(worker: &Worker, name: &str, count: u64) {
+    let started = Instant::now();
+    while worker.count(name) < count {
+        assert!(started.elapsed() < Duration::from_secs(60), "{name} stays below {count}");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_terminated_worker_ends_in_time_and_hands_over_at_once() {
+    let chaos = Chaos::begin("chaos_signals, SIGTERM").await;
+    let count = chaos.scale(1000, 4000);
+    let nats = Nats::start();
+    let jobs = Jobs::new(nats.jetstream().await);
+    // What is not given back would come to the other worker after this long, and not before.
+    let ack_wait = Duration::from_secs(600);
+    let mut first = worker(&nats, ack_wait).start();
+    load(&jobs, count).await;
+    // It holds all of them, and the other worker none.
+    until(&first, "received", count as u64).await;
+    let second = worker(&nats, ack_wait).start();
+    jobs.until_stored(32).await;
+    assert_eq!(second.count("received"), 0);
+    let told = Instant::now();
+    first.process.signal("TERM");
+    until(&second, "received", 1).await;
+    let handed_over = told.elapsed();
+    let status = first.process.wait();
+    let ended = told.elapsed();
+    let left = jobs.count("INFER_JOBS").await.unwrap();
+    chaos.tell(format!(
+        "the first job was at the other worker {:.2} s after SIGTERM, the end came after {:.2} s with {left} jobs left",
+        handed_over.as_secs_f64(),
+        ended.as_secs_f64()
+    ));
+    assert_eq!(status.code(), Some(0));
+    assert!(ended < GRACE && handed_over < HAND_OVER);
+    assert!(left > 0, "nothing was left to hand over");
+    jobs.assert_exactly_once(count, |_, _| {}).await;
+    let given_back = jobs.deliveries("slow").await - count as u64;
+    chaos.tell(format!("{given_back} jobs were given back, {} came to the other worker", second.count("received")));
+    assert!(given_back > 0);
+    assert_eq!(second.count("duplicate_results"), 0, "the first worker published what it did not acknowledge");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_held_still_past_ack_wait_doubles_nothing_when_it_goes_on() {
+    let chaos = Chaos::begin("chaos_signals, SIGSTOP").await;
+    let count = chaos.scale(1000, 4000);
+    let nats = Nats::start();
+    let jobs = Jobs::new(nats.jetstream().await);
+    let ack_wait = Duration::from_secs(1);
+    let first = worker(&nats, ack_wait).start();
+    let second = worker(&nats, ack_wait).start();
+    load(&jobs, count).await;
+    until(&first, "results", 16).await;
+    first.process.signal("STOP");
+    // Only past ack_wait can the other worker have all: the first held some of them.
+    jobs.until_stored(count as u64).await;
+    let redelivered = jobs.deliveries("slow").await - count as u64;
+    first.process.signal("CONT");
+    // It still believes in the jobs it held, finishes them and finds them done.
+    until(&first, "duplicate_results", 1).await;
+    jobs.assert_exactly_once(count, |_, _| {}).await;
+    while first.status()["permits"]["in_flight"] != 0 {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let (late, at_other) = (first.count("duplicate_results"), second.count("received"));
+    chaos.tell(format!("{redelivered} redeliveries, {at_other} jobs at the other worker, {late} answered too late"));
+    assert!(redelivered > 0);
+    // Once more, now that the last late result has come.
+    jobs.assert_exactly_once(count, |_, _| {}).await;
+}
