@@ -13,6 +13,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Longest wait for one answer.
 const ANSWER: Duration = Duration::from_secs(1);
 
+/// A member that has not caught up by then does not by itself.
+const STUCK: Duration = Duration::from_secs(20);
+
 /// Between two looks.
 const POLL: Duration = Duration::from_millis(50);
 
@@ -83,13 +86,20 @@ impl Cluster {
     }
 
     /// Waits until all three members have all of this stream, so that one may be lost.
+    ///
+    /// A follower of nats-server 2.15.1 that was killed can ask its leader for ever for what it lacks ("expected first catchup
+    /// entry to be a snapshot and peerstate, will retry"). An operator has the leader step down then, and so do we.
     pub async fn is_whole(&self, stream: &str) {
-        self.until(stream, |info| {
+        let is_whole = |info: &Info| {
             let group = info.cluster.as_ref().filter(|group| group.leader.is_some());
             let followers = group.map_or(0, |group| group.replicas.iter().filter(|peer| peer.current).count());
             followers == MEMBERS - 1
-        })
-        .await;
+        };
+        while tokio::time::timeout(STUCK, self.until(stream, is_whole)).await.is_err() {
+            let asked: Result<serde_json::Value, _> =
+                self.asking().await.request(format!("STREAM.LEADER.STEPDOWN.{stream}"), &()).await;
+            drop(asked);
+        }
     }
 
     async fn until(&self, stream: &str, is_so: impl Fn(&Info) -> bool) -> Info {

@@ -5,7 +5,7 @@
 use std::net::TcpListener;
 use std::path::Path;
 
-use async_nats::jetstream::stream;
+use async_nats::jetstream::{consumer, stream};
 use gristmill_integration::{Ended, Jobs, Nats, Worker, WorkerBuilder, binary, free_port, models_with, run};
 use tempfile::TempDir;
 
@@ -147,7 +147,46 @@ async fn a_stream_that_would_break_a_promise_is_refused_with_the_difference() {
     let log = failed(WorkerBuilder::new(&nats, &["mlp"]));
     assert!(log.contains("stream INFER_JOBS: retention is Limits, needed is WorkQueue"), "{log}");
     assert!(log.contains("stream INFER_JOBS: discard is Old, needed is New"), "{log}");
+    assert!(log.contains("fix: nats stream edit INFER_JOBS --discard new"), "{log}");
     assert!(context.get_stream("INFER_RESULTS").await.is_err(), "a refused set-up must change nothing");
+}
+
+#[tokio::test]
+async fn a_consumer_or_window_that_would_break_a_promise_is_refused_with_the_fix() {
+    let nats = Nats::start();
+    assert_eq!(run(&binary("gristmill"), &["--nats", &nats.url(), "setup", "--model", "mlp"], &[]).code, 0);
+    let context = nats.jetstream().await;
+    let results = context.get_stream("INFER_RESULTS").await.unwrap().cached_info().config.clone();
+    let forgetful = stream::Config { duplicate_window: std::time::Duration::from_secs(30), ..results };
+    context.update_stream(forgetful).await.unwrap();
+    let jobs = context.get_stream("INFER_JOBS").await.unwrap();
+    let consumer: consumer::PullConsumer = jobs.get_consumer("mlp-online").await.unwrap();
+    let strict = consumer::Config { max_deliver: 3, max_ack_pending: 10, ..consumer.cached_info().config.clone() };
+    let strict = consumer::pull::Config { durable_name: Some("mlp-online".into()), ..pull(strict) };
+    jobs.create_consumer(strict).await.unwrap();
+    let log = failed(WorkerBuilder::new(&nats, &["mlp"]));
+    for says in [
+        "consumer mlp-online: max_deliver is 3, needed is 10 or more, and finite; \
+         fix: nats consumer edit INFER_JOBS mlp-online --max-deliver 20",
+        "consumer mlp-online: max_ack_pending is 10, needed is at least 2048 (limits.in_flight of one worker); \
+         fix: nats consumer edit INFER_JOBS mlp-online --max-pending 100000, or lower limits.in_flight",
+        "stream INFER_RESULTS: duplicate_window is 30s, needed is at least 420s",
+        "fix: nats stream edit INFER_RESULTS --dupe-window 1800s",
+    ] {
+        assert!(log.contains(says), "{says} is missing in\n{log}");
+    }
+}
+
+/// The part of a consumer's settings that this test leaves as they are.
+fn pull(config: consumer::Config) -> consumer::pull::Config {
+    consumer::pull::Config {
+        filter_subject: config.filter_subject,
+        ack_policy: config.ack_policy,
+        ack_wait: config.ack_wait,
+        max_deliver: config.max_deliver,
+        max_ack_pending: config.max_ack_pending,
+        ..Default::default()
+    }
 }
 
 #[test]

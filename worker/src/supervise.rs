@@ -65,7 +65,8 @@ struct Ended {
 
 fn start(args: &[String]) -> std::io::Result<Child> {
     // The same file, even if another was put in its place: parent and child stay of one version.
-    Command::new("/proc/self/exe").args(args).env(MARK, "1").spawn()
+    // In a group of its own: Ctrl-C reaches it once, through us, and not a second time, which would end it at once.
+    Command::new("/proc/self/exe").args(args).env(MARK, "1").process_group(0).spawn()
 }
 
 async fn watch(child: &mut Child, signals: &mut Signals) -> std::io::Result<Ended> {

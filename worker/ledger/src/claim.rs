@@ -1,6 +1,7 @@
 use std::collections::BTreeSet;
-use std::fs::{File, OpenOptions, TryLockError};
+use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
 use std::io;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -71,7 +72,7 @@ impl Ledger {
     /// `ack_wait`: how long after this process was last seen the server delivers its jobs again.
     pub fn claim(dir: &Path, key: &str, capacity: usize, ack_wait: Duration) -> Result<(Self, Claimed), Error> {
         let failed = |source| Error { path: dir.to_owned(), source };
-        std::fs::create_dir_all(dir).map_err(failed)?;
+        own_dir(dir).map_err(failed)?;
         // One at a time: two that start together must not both pass over the same file, or move it away.
         let turn = open(&dir.join(format!("{key}.lock"))).map_err(failed)?;
         turn.lock().map_err(failed)?;
@@ -186,6 +187,17 @@ impl Witness {
     pub fn record(&self, death: Death) {
         record(&self.0, death);
     }
+}
+
+/// Makes the directory, or checks that nobody else can have put ledgers into it: their ack subjects are published to.
+fn own_dir(dir: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    let metadata = dir.metadata()?;
+    // SAFETY: takes nothing and always succeeds.
+    let us = unsafe { libc::geteuid() };
+    let is_private = metadata.uid() == us && metadata.mode() & 0o022 == 0;
+    let why = format!("belongs to user {}, or others may write to it; we are user {us}", metadata.uid());
+    if is_private { Ok(()) } else { Err(io::Error::new(io::ErrorKind::PermissionDenied, why)) }
 }
 
 /// The numbers of this key's ledgers, in order.
@@ -399,5 +411,8 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let error = Ledger::claim(&file, "infer", 4, WAIT).err().unwrap();
         assert!(error.to_string().contains("file"), "{error}");
+        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        let error = Ledger::claim(dir.path(), "infer", 4, WAIT).err().unwrap();
+        assert!(error.to_string().contains("others may write to it"), "{error}");
     }
 }

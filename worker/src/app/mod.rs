@@ -22,7 +22,7 @@ use crate::connect::Keeper;
 use crate::link::Current;
 use crate::message::Broken;
 use crate::registry::{self, Loaded};
-use crate::rescue::{self, Claim, Left, Stray};
+use crate::rescue::{self, Claim, Left};
 use crate::run::Instances;
 use crate::shutdown::Stopper;
 use crate::telemetry::{Counters, Health};
@@ -98,7 +98,7 @@ impl App {
         left.ledger.iter().for_each(|ledger| drop(witness.set(ledger.witness())));
         let loaded = tokio::select! {
             loaded = load(config, &ends, &counters, &witness) => loaded?,
-            never = Stray::keep_alive(&left.strays, &nats, config.streams.ack_wait()) => match never {},
+            never = left.keep_alive(&nats, config.streams.ack_wait()) => match never {},
         };
         let models = loaded.routes.models.keys().cloned().collect();
         let ready = make_ready(config, &nats.context(), models).await?;

@@ -1,7 +1,8 @@
 //! What a dead worker left, found in its crash ledger at start.
 
+use std::convert::Infallible;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{AckKind, Context};
 use gristmill_ledger::{Cause, Claimed, Found, Ledger, Slot, Verdict, install_fault_handler};
@@ -9,6 +10,7 @@ use gristmill_schemas::Namespace;
 
 use super::recover::Stray;
 use super::transit::in_transit;
+use crate::link::Current;
 use crate::settings::Section;
 use crate::telemetry::{Count, Counters};
 
@@ -23,7 +25,10 @@ impl Config {
     /// Reads the section `ledger`.
     pub fn read(section: &mut Section<'_>) -> Self {
         let dir = match section.text("dir").as_deref() {
-            None => Some(std::env::temp_dir().join("gristmill")),
+            None => {
+                let user = rustix::process::geteuid().as_raw();
+                Some(std::env::temp_dir().join(format!("gristmill-{user}")))
+            }
             Some("off") => None,
             Some(dir) => Some(dir.into()),
         };
@@ -40,6 +45,20 @@ pub struct Left {
     pub returned: Vec<(u64, Slot)>,
     /// Jobs to be taken up.
     pub strays: Vec<Stray>,
+}
+
+impl Left {
+    /// Keeps what is left alive, and the ledger fresh, until the stages are there to do so.
+    pub async fn keep_alive(&self, nats: &Current, ack_wait: Duration) -> Infallible {
+        loop {
+            let client = nats.client();
+            for stray in &self.strays {
+                drop(client.publish(stray.ack.clone(), AckKind::Progress.into()).await);
+            }
+            self.ledger.iter().for_each(|ledger| ledger.touch(SystemTime::now()));
+            tokio::time::sleep(ack_wait / 4).await;
+        }
+    }
 }
 
 /// What it takes to claim a ledger.

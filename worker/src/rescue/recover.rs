@@ -1,10 +1,9 @@
 //! Jobs that were running when a worker died: each runs alone now, or not at all.
 
-use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::{self, AckKind};
+use async_nats::jetstream;
 use async_nats::{Message, Subject};
 use bytes::Bytes;
 use gristmill_ledger::{Cause, Slot};
@@ -35,19 +34,6 @@ pub struct Stray {
     pub slot: Slot,
     /// It killed the worker: it must not run again.
     pub condemned: Option<Cause>,
-}
-
-impl Stray {
-    /// Keeps strays alive until the stages are there to do so.
-    pub async fn keep_alive(strays: &[Self], nats: &Current, ack_wait: Duration) -> Infallible {
-        loop {
-            let client = nats.client();
-            for stray in strays {
-                drop(client.publish(stray.ack.clone(), AckKind::Progress.into()).await);
-            }
-            sleep(ack_wait / 4).await;
-        }
-    }
 }
 
 /// The recover task.
