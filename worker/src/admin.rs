@@ -46,6 +46,7 @@ impl Admin {
             axum::serve(listener, self.pages()).await
         };
         let thread = move || {
+            gristmill_ledger::enter_ours();
             if let Err(error) = runtime.block_on(serve) {
                 tracing::error!(%error, "the admin listener ended");
             }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gristmill_schemas::{ErrorCode, InvalidJob, JobBody, JobHeaders, Token, TraceContext};
 use time::OffsetDateTime;
 
-use crate::message::{Delivery, Envelope, Input, Job, Outcome};
+use crate::message::{Delivery, Envelope, Input, Job, Outcome, Suspicion};
 
 /// Reads deliveries.
 #[derive(Debug, Clone)]
@@ -30,11 +30,15 @@ pub struct Redelivery {
     pub max_deliver: i64,
 }
 
+/// From this delivery on, a job that was not answered in time runs alone. The second may be the end of a drain, whoever
+/// ended it; twice is no accident.
+const SUSPECT_FROM: i64 = 3;
+
 impl Redelivery {
-    /// Whether a job delivered this often, and this long in the stream, may have killed a worker. One that was delivered
-    /// again before `ack_wait` was given back by a living worker.
+    /// Whether a job delivered this often, and this long in the stream, may have killed a worker. One that is younger than
+    /// `ack_wait` was given back by a living worker each time.
     fn is_suspect(&self, deliveries: i64, in_stream: Duration) -> bool {
-        deliveries > 1 && in_stream >= self.ack_wait
+        deliveries >= SUSPECT_FROM && in_stream >= self.ack_wait
     }
 
     /// Whether such a job must not be tried again: should this worker die of it, too, nobody could answer it any more
@@ -58,7 +62,11 @@ impl Decoder {
         let body_id = body.as_ref().ok().and_then(|body| body.id);
         let envelope = self.envelope(delivery, now, &headers, body_id);
         let (received, deliveries) = (envelope.origin.received, envelope.origin.deliveries);
-        let is_suspect = envelope.origin.is_suspect || self.redelivery.is_suspect(deliveries, envelope.in_stream);
+        let is_suspect = match envelope.origin.suspicion {
+            Suspicion::Suspect => true,
+            Suspicion::Cleared => false,
+            Suspicion::ByDeliveries => self.redelivery.is_suspect(deliveries, envelope.in_stream),
+        };
         if is_suspect && self.redelivery.is_spent(deliveries) {
             let most = self.redelivery.max_deliver;
             let text =
@@ -215,7 +223,8 @@ mod tests {
             (again.origin.deliveries, again.origin.published) = (deliveries, now - Duration::from_secs(seconds));
             decoder().decode(again, now).map(|job| job.is_suspect).map_err(|outcome| refusal(&outcome).0)
         };
-        assert_eq!((told(1, 100), told(2, 29), told(2, 30)), (Ok(false), Ok(false), Ok(true)));
+        assert_eq!((told(1, 100), told(2, 100)), (Ok(false), Ok(false)));
+        assert_eq!((told(3, 29), told(3, 30)), (Ok(false), Ok(true)));
         assert_eq!((told(18, 100), told(19, 100)), (Ok(true), Err(ErrorCode::Quarantined)));
         assert_eq!(told(19, 1), Ok(false), "given back often is not killed often");
     }

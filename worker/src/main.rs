@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Context;
 use clap::Parser;
@@ -106,9 +107,15 @@ fn load(args: Args) -> anyhow::Result<Config> {
 }
 
 fn run(config: &Config) -> anyhow::Result<()> {
-    follow_supervisor();
+    gristmill_ledger::enter_ours();
+    let is_supervised = follow_supervisor();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime.worker_threads(config.runtime_threads).thread_name("runtime").enable_all().build()?;
+    let runtime = runtime
+        .worker_threads(config.runtime_threads)
+        .thread_name("runtime")
+        .on_thread_start(gristmill_ledger::enter_ours)
+        .enable_all()
+        .build()?;
     let (health, counters) = (Arc::<Health>::default(), Arc::<Counters>::default());
     let admin = Admin {
         worker: config.worker.clone(),
@@ -118,17 +125,26 @@ fn run(config: &Config) -> anyhow::Result<()> {
     };
     let listen = admin.spawn(config.admin)?;
     tracing::info!(worker = config.worker, admin = %listen, namespace = %config.namespace, "starting");
-    let done = runtime.block_on(serve(config, health, counters));
+    let done = runtime.block_on(serve(config, health, counters, is_supervised));
     // Threads that block in libtorch are not waited for: their jobs were given back or will be delivered again.
     runtime.shutdown_background();
     done
 }
 
-async fn serve(config: &Config, health: Arc<Health>, counters: Arc<Counters>) -> anyhow::Result<()> {
+/// A service manager that signals the whole group reaches a supervised worker twice: by itself, and by its supervisor.
+const ECHO: Duration = Duration::from_secs(1);
+
+async fn serve(
+    config: &Config,
+    health: Arc<Health>,
+    counters: Arc<Counters>,
+    is_supervised: bool,
+) -> anyhow::Result<()> {
     let mut signals = Signals::try_new()?;
     let mut app = tokio::select! {
         app = App::start(config, health, counters) => app?,
-        _ = signals.recv() => return Ok(()),
+        // Engines may be inside libtorch.
+        _ = signals.recv() => end_now(0),
     };
     tracing::info!("serving");
     let name = tokio::select! {
@@ -139,9 +155,17 @@ async fn serve(config: &Config, health: Arc<Health>, counters: Arc<Counters>) ->
         }
     };
     tracing::info!(signal = name.0, grace_ms = config.grace.as_millis() as u64, "draining");
+    let again = async {
+        let began = Instant::now();
+        let mut name = signals.recv().await;
+        while is_supervised && began.elapsed() < ECHO {
+            name = signals.recv().await;
+        }
+        name
+    };
     tokio::select! {
         drained = app.drain(config.grace) => drained?,
-        name = signals.recv() => {
+        name = again => {
             tracing::warn!(signal = name.0, "second signal, ending at once");
             end_now(128 + name.1);
         }

@@ -45,8 +45,19 @@ pub struct Origin {
     pub pending: u64,
     /// When it arrived here.
     pub received: Instant,
-    /// A worker died while it ran, or may have: it runs alone.
-    pub is_suspect: bool,
+    /// Whether it may kill a worker.
+    pub suspicion: Suspicion,
+}
+
+/// What is known of a delivery before its job is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Suspicion {
+    /// Its number of deliveries decides.
+    ByDeliveries,
+    /// It was given back as innocent: this delivery does not count against it.
+    Cleared,
+    /// A worker died while it ran: it runs alone.
+    Suspect,
 }
 
 /// A durable consumer: one model, one lane.
@@ -277,7 +288,7 @@ pub(crate) mod testing {
             deliveries: 1,
             pending: 0,
             received: Instant::now(),
-            is_suspect: false,
+            suspicion: Suspicion::ByDeliveries,
         };
         (Delivery { ticket: Ticket::new(7, None, notices), origin }, inbox)
     }

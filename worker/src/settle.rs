@@ -109,6 +109,12 @@ impl Settler {
                 open.insert(sequence, Open { ack, touched: Instant::now(), is_swept: true });
             }
             Notice::Settled { sequence, verdict, mut slot } => {
+                if verdict == Verdict::GivenBack && slot.as_ref().is_some_and(Slot::is_held) {
+                    // A suspect that has not run, at the end of a drain: not for other workers to run beside their own.
+                    // It stays in the ledger for the next process, and is delivered again after ack_wait where none comes.
+                    open.remove(&sequence);
+                    return None;
+                }
                 let swept = self.end(client, open, last_ack, sequence, verdict).await;
                 // After the answer: a crash in between leaves the job to be found, not to be forgotten.
                 slot.iter_mut().for_each(Slot::clear);

@@ -1,11 +1,13 @@
 //! `--supervise`: a parent that starts the worker again when it dies, for machines where nothing else does. It holds no
 //! job and loads no model, so that nothing a job does can kill it.
 
+use std::num::NonZero;
 use std::os::unix::process::ExitStatusExt;
 use std::process::{ExitCode, ExitStatus};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
+use gristmill_ledger::end_now;
+use rustix::process::{Pid, Signal, getppid, kill_process, set_parent_process_death_signal};
 use tokio::process::{Child, Command};
 
 use crate::signals::Signals;
@@ -19,7 +21,7 @@ const LIVED: Duration = Duration::from_secs(60);
 /// The worker's exit code for wrong flags or settings: no start will ever succeed.
 const WRONG_SETTINGS: i32 = 2;
 
-/// Tells a worker that it has a supervisor: its environment variable.
+/// Tells a worker its supervisor's process id: an environment variable.
 const MARK: &str = "GRISTMILL_SUPERVISED";
 
 /// Runs the worker with these arguments until it ends well, or is told to end. Signals are passed on.
@@ -48,13 +50,17 @@ pub fn supervise(args: Vec<String>) -> anyhow::Result<ExitCode> {
     })
 }
 
-/// For a worker: drains when its supervisor dies, instead of going on beside the next one.
-pub fn follow_supervisor() {
-    if std::env::var_os(MARK).is_some()
-        && let Err(error) = set_parent_process_death_signal(Some(Signal::TERM))
-    {
+/// For a worker: drains when its supervisor dies, instead of going on beside the next one. Says whether it has one.
+pub fn follow_supervisor() -> bool {
+    let Some(supervisor) = std::env::var(MARK).ok().and_then(|pid| pid.parse().ok()) else { return false };
+    if let Err(error) = set_parent_process_death_signal(Some(Signal::TERM)) {
         tracing::warn!(%error, "the supervisor's death will go unnoticed");
     }
+    if getppid().map(Pid::as_raw_nonzero) != NonZero::new(supervisor) {
+        tracing::error!("the supervisor died while the worker started");
+        end_now(1);
+    }
+    true
 }
 
 struct Ended {
@@ -66,7 +72,7 @@ struct Ended {
 fn start(args: &[String]) -> std::io::Result<Child> {
     // The same file, even if another was put in its place: parent and child stay of one version.
     // In a group of its own: Ctrl-C reaches it once, through us, and not a second time, which would end it at once.
-    Command::new("/proc/self/exe").args(args).env(MARK, "1").process_group(0).spawn()
+    Command::new("/proc/self/exe").args(args).env(MARK, std::process::id().to_string()).process_group(0).spawn()
 }
 
 async fn watch(child: &mut Child, signals: &mut Signals) -> std::io::Result<Ended> {

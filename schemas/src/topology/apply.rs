@@ -136,10 +136,11 @@ pub async fn apply(context: &Context, topology: &Topology) -> Result<Ready, Erro
     }
     let jobs = context.get_stream(topology.namespace.stream("JOBS")).await.map_err(server("jobs stream"))?;
     let mut ack_wait = Duration::from_millis(topology.config.ack_wait_ms);
-    let mut max_deliver = topology.config.max_deliver;
+    let mut max_deliver = i64::MAX;
     for want in topology.consumers() {
         let name = want.durable_name.clone().unwrap_or_default();
         if steps.next().is_some_and(|(_, step)| *step == Step::Create) {
+            max_deliver = max_deliver.min(want.max_deliver);
             jobs.create_consumer(want).await.map_err(server(&name))?;
         } else {
             let found = jobs.consumer_info(&name).await.map_err(server(&name))?;

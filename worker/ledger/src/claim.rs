@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use crate::fault::record;
-use crate::judge::{Cause, Death, Verdict, judge};
+use crate::judge::{Death, Verdict, judge};
 use crate::map::{Header, MAX_ACK, Map};
 use crate::mark::{FREE, Mark};
 use crate::slot::Slot;
@@ -32,6 +32,8 @@ pub struct Claimed {
     pub found: Vec<Found>,
     /// How they died, if they said.
     pub deaths: Vec<Death>,
+    /// Jobs that they had asked for, and that may have been on their way.
+    pub asked: u64,
     /// Records too old to be of use: the server has delivered their jobs again.
     pub stale: usize,
     /// Records that were not whole, and files that were no ledgers.
@@ -72,7 +74,7 @@ impl Ledger {
     /// `ack_wait`: how long after this process was last seen the server delivers its jobs again.
     pub fn claim(dir: &Path, key: &str, capacity: usize, ack_wait: Duration) -> Result<(Self, Claimed), Error> {
         let failed = |source| Error { path: dir.to_owned(), source };
-        own_dir(dir).map_err(failed)?;
+        let dir = &own_dir(dir).map_err(failed)?;
         // One at a time: two that start together must not both pass over the same file, or move it away.
         let turn = open(&dir.join(format!("{key}.lock"))).map_err(failed)?;
         turn.lock().map_err(failed)?;
@@ -80,6 +82,7 @@ impl Ledger {
         let mut claimed = Claimed::default();
         let mut own = None;
         let mut moved = Vec::new();
+        let mut siblings = Vec::new();
         let numbers = numbers(dir, key).map_err(failed)?;
         let unused = (0..).find(|number| !numbers.contains(number)).expect("no directory holds 2^64 files");
         for number in numbers.into_iter().chain([unused]) {
@@ -94,13 +97,18 @@ impl Ledger {
                 let (map, is_foreign) = Map::open(&file, 0).map_err(failed)?;
                 claimed.damaged += usize::from(is_foreign);
                 moved.extend(read(&map, now, &mut claimed).into_iter().map(|(_, record)| record));
-                std::fs::remove_file(&path).map_err(failed)?;
+                siblings.push((path, file));
             }
         }
         forget(dir, key, now);
         let (path, file) = own.expect("the unused number is locked by nobody: it is our turn");
         let ledger = Self::begin(file, capacity, ack_wait, now, moved, &mut claimed);
-        ledger.map(|ledger| (ledger, claimed)).map_err(|source| Error { path, source })
+        let ledger = ledger.map_err(|source| Error { path, source })?;
+        // Only now: what they held stands in ours. Locked until they are gone.
+        for (path, _file) in siblings {
+            std::fs::remove_file(&path).map_err(failed)?;
+        }
+        Ok((ledger, claimed))
     }
 
     fn begin(
@@ -124,6 +132,14 @@ impl Ledger {
             claimed.found.push(ledger.found(index, record));
         }
         for record in moved {
+            // Two of them may have been given the same job, one after the other: what is held against it counts.
+            if let Some(known) = claimed.found.iter_mut().find(|found| found.sequence == record.sequence) {
+                if known.verdict == Verdict::GiveBack {
+                    known.verdict = record.mark.verdict();
+                    known.slot = Slot::new(Arc::clone(&ledger.map), known.slot.index(), record.mark);
+                }
+                continue;
+            }
             if let Some(index) = ledger.free.pop() {
                 ledger.map.write(index, record.sequence, record.ack.as_bytes());
                 claimed.found.push(ledger.found(index, record));
@@ -131,7 +147,7 @@ impl Ledger {
         }
         // Their verdicts stand in their slots now: what was said of the death is used up.
         ledger.map.header(Header::Death).store(0, Ordering::Release);
-        ledger.map.header(Header::DeathRun).store(0, Ordering::Release);
+        ledger.asked(0);
         ledger.map.header(Header::AckWait).store(millis(ack_wait), Ordering::Release);
         ledger.touch(now);
         Ok(ledger)
@@ -155,6 +171,11 @@ impl Ledger {
     /// Takes a cleared place back, to be used again.
     pub fn close(&mut self, slot: &Slot) {
         self.free.push(slot.index());
+    }
+
+    /// Says how many jobs are asked for and not delivered yet.
+    pub fn asked(&self, jobs: u64) {
+        self.map.header(Header::Asked).store(jobs, Ordering::Release);
     }
 
     /// Says that this process lives. To be called well within `ack_wait`.
@@ -189,15 +210,17 @@ impl Witness {
     }
 }
 
-/// Makes the directory, or checks that nobody else can have put ledgers into it: their ack subjects are published to.
-fn own_dir(dir: &Path) -> io::Result<()> {
-    DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
-    let metadata = dir.metadata()?;
+/// Makes a directory of our own below `dir`, or checks that nobody else can have put ledgers into it: their ack subjects
+/// are published to. `dir` itself may be anybody's, as temporary directories and volumes are.
+fn own_dir(dir: &Path) -> io::Result<PathBuf> {
     // SAFETY: takes nothing and always succeeds.
     let us = unsafe { libc::geteuid() };
-    let is_private = metadata.uid() == us && metadata.mode() & 0o022 == 0;
-    let why = format!("belongs to user {}, or others may write to it; we are user {us}", metadata.uid());
-    if is_private { Ok(()) } else { Err(io::Error::new(io::ErrorKind::PermissionDenied, why)) }
+    let own = dir.join(format!("gristmill-{us}"));
+    DirBuilder::new().recursive(true).mode(0o700).create(&own)?;
+    let metadata = own.symlink_metadata()?;
+    let is_private = metadata.is_dir() && metadata.uid() == us && metadata.mode() & 0o022 == 0;
+    let why = format!("{own:?} belongs to user {}, or others may write to it; we are user {us}", metadata.uid());
+    if is_private { Ok(own) } else { Err(io::Error::new(io::ErrorKind::PermissionDenied, why)) }
 }
 
 /// The numbers of this key's ledgers, in order.
@@ -221,8 +244,8 @@ fn lock(path: &Path) -> io::Result<Option<File>> {
     }
 }
 
-/// Reads and judges what a dead process left; writes the verdicts back, so that they are passed only once. What is stale
-/// or damaged is freed.
+/// Reads and judges what a dead process left; writes the verdicts back, so that they are passed only once. What is damaged
+/// is freed, and what is stale, but for what is held against a job: that stays true.
 fn read(map: &Map, now: SystemTime, claimed: &mut Claimed) -> Vec<(usize, Record)> {
     let is_stale = is_stale(map, now);
     let mut records = Vec::new();
@@ -232,22 +255,29 @@ fn read(map: &Map, now: SystemTime, claimed: &mut Claimed) -> Vec<(usize, Record
             continue;
         }
         match (Mark::read(word), map.read(index)) {
-            (Some(mark), Some((sequence, ack))) if !is_stale => {
-                records.push((index, Record { sequence, ack, mark }));
-                continue;
+            (Some(mark), Some((sequence, ack))) => records.push((index, Record { sequence, ack, mark })),
+            _ => {
+                claimed.damaged += 1;
+                map.state(index).store(FREE, Ordering::Release);
             }
-            (Some(_), Some(_)) => claimed.stale += 1,
-            _ => claimed.damaged += 1,
         }
-        map.state(index).store(FREE, Ordering::Release);
     }
-    let death = death(map).filter(|_| !is_stale);
+    let death = Death::read(map.header(Header::Death).load(Ordering::Acquire));
     claimed.deaths.extend(death);
+    claimed.asked += map.header(Header::Asked).load(Ordering::Acquire);
     let marks: Vec<Mark> = records.iter().map(|(_, record)| record.mark).collect();
     for ((index, record), mark) in records.iter_mut().zip(judge(&marks, death)) {
         record.mark = mark;
         map.state(*index).store(mark.word(), Ordering::Release);
     }
+    records.retain(|(index, record)| {
+        let is_void = is_stale && record.mark.verdict() == Verdict::GiveBack;
+        if is_void {
+            claimed.stale += 1;
+            map.state(*index).store(FREE, Ordering::Release);
+        }
+        !is_void
+    });
     records
 }
 
@@ -259,23 +289,20 @@ fn is_stale(map: &Map, now: SystemTime) -> bool {
     now.duration_since(touched).map_or(true, |age| age >= ack_wait)
 }
 
-fn death(map: &Map) -> Option<Death> {
-    let cause = Cause::read(map.header(Header::Death).load(Ordering::Acquire))?;
-    let run = Some(map.header(Header::DeathRun).load(Ordering::Acquire)).filter(|run| *run > 0);
-    Some(Death { cause, run })
-}
-
 /// Removes ledgers of other keys that nobody has touched for long. What cannot be removed stays.
 fn forget(dir: &Path, key: &str, now: SystemTime) {
     for entry in dir.read_dir().into_iter().flatten().flatten() {
         let path = entry.path();
-        let is_other = entry.file_name().to_str().is_some_and(|name| {
-            let is_ours = name.ends_with(".ledger") || name.ends_with(".lock");
-            is_ours && !name.starts_with(&format!("{key}-")) && !name.starts_with(&format!("{key}."))
-        });
+        let is_other = entry
+            .file_name()
+            .to_str()
+            .is_some_and(|name| name.ends_with(".ledger") && !name.starts_with(&format!("{key}-")));
         let changed = entry.metadata().and_then(|meta| meta.modified());
         let is_old = changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|age| age > FORGOTTEN));
-        if is_other && is_old && lock(&path).is_ok_and(|file| file.is_some()) {
+        if is_other
+            && is_old
+            && let Ok(Some(_file)) = lock(&path)
+        {
             drop(std::fs::remove_file(&path));
         }
     }
@@ -288,6 +315,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::judge::Cause;
     use tempfile::TempDir;
 
     const WAIT: Duration = Duration::from_secs(30);
@@ -308,6 +336,11 @@ mod tests {
             }
         }
         assert!(ledger.open(5, "$JS.ACK.5").is_none(), "there is room for four");
+    }
+
+    /// Where ledgers are.
+    fn own(dir: &TempDir) -> PathBuf {
+        own_dir(dir.path()).unwrap()
     }
 
     fn found(claimed: &Claimed) -> Vec<(u64, &str, Verdict)> {
@@ -340,9 +373,9 @@ mod tests {
     fn last_words_condemn_and_are_used_up() {
         let dir = TempDir::new().unwrap();
         leave_four(&dir);
-        let (map, _) = Map::open(&open(&dir.path().join("infer-0.ledger")).unwrap(), 0).unwrap();
+        let (map, _) = Map::open(&open(&own(&dir).join("infer-0.ledger")).unwrap(), 0).unwrap();
         record(&map, Death { cause: Cause::Hung, run: Some(2) });
-        record(&map, Death { cause: Cause::DeviceLost, run: Some(1) });
+        record(&map, Death { cause: Cause::Signal(11), run: Some(1) });
         for _ in 0..2 {
             let (_ledger, claimed) = claim(&dir);
             let verdicts: Vec<Verdict> = found(&claimed).into_iter().map(|(.., verdict)| verdict).collect();
@@ -362,7 +395,7 @@ mod tests {
         // The slots, too: a mapping keeps its file open, and the lock with it.
         drop((first, second, claimed));
         let (_ledger, claimed) = claim(&dir);
-        assert_eq!((claimed.found.len(), dir.path().join("infer-1.ledger").exists()), (4, false));
+        assert_eq!((claimed.found.len(), own(&dir).join("infer-1.ledger").exists()), (4, false));
         assert!(Ledger::claim(dir.path(), "other", 4, WAIT).unwrap().1.found.is_empty(), "keys are kept apart");
     }
 
@@ -382,10 +415,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_held_against_a_job_outlasts_staleness() {
+        let dir = TempDir::new().unwrap();
+        leave_four(&dir);
+        let (map, _) = Map::open(&open(&own(&dir).join("infer-0.ledger")).unwrap(), 0).unwrap();
+        map.header(Header::Touched).store(1, Ordering::Release);
+        drop(map);
+        let (_ledger, claimed) = claim(&dir);
+        assert_eq!(found(&claimed).iter().map(|(sequence, ..)| *sequence).collect::<Vec<_>>(), [2, 3, 4]);
+        assert_eq!(claimed.stale, 1);
+    }
+
+    #[test]
     fn no_damage_makes_up_a_job_or_keeps_a_worker_from_starting() {
         fastrand::seed(7);
         let dir = TempDir::new().unwrap();
-        let path = dir.path().join("infer-0.ledger");
+        let path = own(&dir).join("infer-0.ledger");
         leave_four(&dir);
         let whole = std::fs::read(&path).unwrap();
         for round in 0..300 {
@@ -411,7 +456,7 @@ mod tests {
         std::fs::write(&file, "").unwrap();
         let error = Ledger::claim(&file, "infer", 4, WAIT).err().unwrap();
         assert!(error.to_string().contains("file"), "{error}");
-        std::fs::set_permissions(dir.path(), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+        std::fs::set_permissions(own(&dir), std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
         let error = Ledger::claim(dir.path(), "infer", 4, WAIT).err().unwrap();
         assert!(error.to_string().contains("others may write to it"), "{error}");
     }

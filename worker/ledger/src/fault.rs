@@ -28,12 +28,18 @@ pub fn enter(run: u64) {
     RUN.set(run);
 }
 
+/// This thread is ours and runs no model: a fault on it is no job's.
+pub fn enter_ours() {
+    RUN.set(NO_RUN);
+}
+
+/// See [`enter_ours`].
+const NO_RUN: u64 = u64::MAX;
+
 /// Writes how the process dies. The first to say so is believed.
 pub(crate) fn record(map: &Map, death: Death) {
-    if map.header(Header::Death).load(Ordering::Acquire) == 0 {
-        map.header(Header::DeathRun).store(death.run.unwrap_or(0), Ordering::Relaxed);
-        map.header(Header::Death).store(death.cause.word(), Ordering::Release);
-    }
+    // Another word stands there already: then that one counts.
+    let _ = map.header(Header::Death).compare_exchange(0, death.word(), Ordering::AcqRel, Ordering::Relaxed);
 }
 
 /// Has fatal signals written to this ledger. For the one ledger of the process; later calls do nothing.
@@ -76,8 +82,13 @@ extern "C" fn on_fault(signal: libc::c_int, info: *const libc::siginfo_t, _conte
     let map = unsafe { MAP.load(Ordering::Acquire).as_ref() };
     // `kill -ABRT` from outside is no fault of a job's.
     if let Some(map) = map.filter(|_| !is_sent || is_own) {
-        let run = RUN.try_with(Cell::get).ok().filter(|run| *run > 0);
-        record(map, Death { cause: Cause::Signal(signal as u8), run });
+        record(
+            map,
+            match RUN.try_with(Cell::get).unwrap_or(0) {
+                NO_RUN => Death { cause: Cause::Ended, run: None },
+                run => Death { cause: Cause::Signal(signal as u8), run: (run > 0).then_some(run) },
+            },
+        );
     }
     let at = SIGNALS.iter().position(|known| *known == signal);
     if let (Some(before), Some(at)) = (BEFORE.get(), at) {
@@ -97,7 +108,13 @@ pub fn install_fault_handler(ledger: &crate::Ledger) {
 
 /// Ends the process without running what libraries have registered for its end. For ends with an engine still inside its
 /// model: it would see them taken down around it, fail of that, and take back what the ledger says of its jobs.
+///
+/// An end of our own will is no job's fault: the ledger says so, unless it says another reason already.
 pub fn end_now(code: u8) -> ! {
+    // SAFETY: null, or a leaked map that is never freed.
+    if let Some(map) = unsafe { MAP.load(Ordering::Acquire).as_ref() } {
+        record(map, Death { cause: Cause::Ended, run: None });
+    }
     // SAFETY: ends the process; nothing of it is used afterwards.
     unsafe { libc::_exit(code.into()) }
 }

@@ -13,6 +13,6 @@ mod judge;
 mod slot;
 
 pub use claim::{Claimed, Error, Found, Ledger, Witness};
-pub use fault::{end_now, enter, install_fault_handler};
+pub use fault::{end_now, enter, enter_ours, install_fault_handler};
 pub use judge::{Cause, Death, MAX_STRIKES, Verdict};
 pub use slot::Slot;

@@ -29,10 +29,10 @@ pub(crate) enum Header {
     Touched = 1,
     /// How long after that the server delivers the jobs again, in milliseconds.
     AckWait = 2,
-    /// How the owner died, see [`crate::judge::Death`]; 0 if it did not say.
+    /// How the owner died and of which run, see [`crate::judge::Death`]; 0 if it did not say.
     Death = 3,
-    /// The run it died of; 0 if unknown. Written before [`Header::Death`].
-    DeathRun = 4,
+    /// Jobs asked for and not delivered yet.
+    Asked = 4,
 }
 
 /// The mapped file.

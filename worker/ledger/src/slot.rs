@@ -35,6 +35,11 @@ impl Slot {
         self.store(self.mark.word());
     }
 
+    /// Something is held against the job: it is not for others to run beside their own.
+    pub fn is_held(&self) -> bool {
+        self.mark.is_suspect || matches!(self.mark.state, State::Condemned { .. })
+    }
+
     /// The job's end is answered: the next worker has nothing to do for it.
     pub fn clear(&mut self) {
         self.store(FREE);

@@ -15,6 +15,7 @@ use gristmill_schemas::topology::{self, Ready, Topology};
 use gristmill_torch::TorchLoader;
 use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
 
 use self::stages::{Ends, Stages, Started};
 use crate::config::Config;
@@ -25,7 +26,7 @@ use crate::registry::{self, Loaded};
 use crate::rescue::{self, Claim, Left};
 use crate::run::Instances;
 use crate::shutdown::Stopper;
-use crate::telemetry::{Counters, Health};
+use crate::telemetry::{Counters, Health, Looks};
 
 /// Longest wait for jobs to be given back when a drain is cut short.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -116,7 +117,8 @@ impl App {
 
     /// Waits for a reason not to go on; there is none before [`Self::drain`] in the ordinary course.
     pub async fn failed(&mut self) -> Failed {
-        let mut looks = tokio::time::interval(self.max_hold / LOOKS);
+        let (mut tick, mut looks) = (tokio::time::interval(self.max_hold / LOOKS), Looks::default());
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let failed = loop {
             tokio::select! {
                 ended = self.tasks.join_next() => break match ended {
@@ -126,7 +128,7 @@ impl App {
                 },
                 Some(Broken { model, reason }) = self.broken.recv() => break Failed::Engine { model, reason },
                 _ = &mut self.settle => break Failed::Stage("settle".into()),
-                _ = looks.tick() => if let Some(hung) = self.hung() {
+                _ = tick.tick() => if let Some(hung) = self.hung(&mut looks) {
                     break hung;
                 },
             }
@@ -135,14 +137,16 @@ impl App {
         failed
     }
 
-    /// An engine that does not return. Its jobs are the suspects of the next process.
-    fn hung(&self) -> Option<Failed> {
-        let overdue = |engine: &registry::Started| Some((engine.model.clone(), engine.clock.overdue(self.max_hold)?));
-        let (model, run) = self.engines.iter().find_map(overdue)?;
+    /// Engines that do not return. Their jobs are the suspects of the next process, and where there is only one such
+    /// engine, its run is named.
+    fn hung(&self, looks: &mut Looks) -> Option<Failed> {
+        let present = self.engines.iter().map(|engine| engine.clock.present());
+        let overdue = looks.look(present, LOOKS);
+        let &(index, run) = overdue.first()?;
         if let Some(witness) = self.witness.get() {
-            witness.record(Death { cause: Cause::Hung, run: Some(run) });
+            witness.record(Death { cause: Cause::Hung, run: (overdue.len() == 1).then_some(run) });
         }
-        Some(Failed::Hung { model, limit: self.max_hold.as_millis() })
+        Some(Failed::Hung { model: self.engines[index].model.clone(), limit: self.max_hold.as_millis() })
     }
 
     /// Closes the intake and waits until every stage behind it has ended. What had not started is given back at once.

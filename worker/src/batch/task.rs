@@ -175,10 +175,14 @@ impl Batcher {
     }
 }
 
-/// The order of suspects: as good as random, and another one with every delivery. Should one of them kill every worker that
+/// The order of suspects: as good as random, and another one with every process. Should one of them kill every worker that
 /// runs it, the others do not wait behind it each time.
 fn rank(origin: &Origin) -> u64 {
-    (origin.sequence ^ (origin.deliveries as u64) << 32).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    // The finalizer of SplitMix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+    let mut x = origin.sequence ^ u64::from(std::process::id()).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    x = (x ^ x >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    x = (x ^ x >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    x ^ x >> 31
 }
 
 async fn until(wake: Option<Instant>) {

@@ -14,7 +14,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(1);
 
 /// A connection whose pings go unanswered for three times this is given up. Pulls that go unanswered tell sooner, but there
 /// are none while results cannot be stored or the worker is full.
-const PING: Duration = Duration::from_secs(10);
+const PING: Duration = Duration::from_secs(5);
 
 fn pause(attempts: usize) -> Duration {
     let attempts = u32::try_from(attempts).unwrap_or(u32::MAX);

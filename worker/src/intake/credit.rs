@@ -24,11 +24,6 @@ const GRACE: Duration = Duration::from_secs(2);
 /// that message is lost, until its deliveries are used up and the sweeper takes it.
 const CAREFUL_ACK_WAITS: u32 = 2;
 
-/// Most jobs asked for and open to begin with, and from the delivery of a suspect (a job that may have killed a worker) on.
-/// Each settled job allows one more, so that the window doubles with every round trip, as TCP's does. Should this process
-/// be killed as well, few jobs have spent a delivery, and few were on their way to it.
-const START: usize = 8;
-
 /// One request for jobs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Pull {
@@ -91,7 +86,7 @@ impl Credit {
         let consumer = |lane| Consumer { lane, pulls: VecDeque::new(), pending: 0, retry_at: None, open: 0 };
         Self {
             capacity,
-            window: START,
+            window: 0,
             open: HashMap::new(),
             turn: 0,
             consumers: lanes.map(consumer).collect(),
@@ -100,6 +95,20 @@ impl Credit {
             last_disconnect: None,
             careful_until: None,
         }
+        .started()
+    }
+
+    fn started(mut self) -> Self {
+        self.window = self.start();
+        self
+    }
+
+    /// Most jobs asked for and open to begin with, and from the delivery of a suspect (a job that may have killed a worker)
+    /// on: one of each consumer. Each settled job allows one more, so that the window doubles with every round trip, as
+    /// TCP's does. What was delivered again comes first, so a job that kills this process, too, is here with no other
+    /// that would have spent a delivery with it.
+    fn start(&self) -> usize {
+        self.consumers.len().max(1)
     }
 
     /// Counts a job that a dead worker left as accepted.
@@ -117,7 +126,8 @@ impl Credit {
         self.consumers.iter().any(|consumer| !consumer.pulls.is_empty())
     }
 
-    fn asked(&self) -> usize {
+    /// Jobs asked for and not delivered yet.
+    pub fn asked(&self) -> usize {
         self.consumers.iter().map(Consumer::asked).sum()
     }
 
@@ -195,14 +205,14 @@ impl Credit {
 
     /// A job that was delivered may have killed a worker.
     pub fn suspected(&mut self) {
-        self.window = self.window.min(START);
+        self.window = self.window.min(self.start());
     }
 
     /// A job was settled.
     pub fn closed(&mut self, sequence: u64) {
         if let Some(Some(index)) = self.open.remove(&sequence) {
             self.consumers[index].open -= 1;
-            self.window = (self.window + 1).min(self.capacity.max(START));
+            self.window = (self.window + 1).min(self.capacity.max(self.start()));
         }
     }
 
@@ -289,11 +299,11 @@ mod tests {
             round(&mut credit);
             rounds += 1;
         }
-        assert!((8..20).contains(&rounds), "{rounds} rounds");
+        assert!((8..24).contains(&rounds), "{rounds} rounds");
         credit.suspected();
-        assert!(credit.grant(now).iter().map(|pull| pull.batch).sum::<usize>() <= START);
+        assert!(credit.grant(now).iter().map(|pull| pull.batch).sum::<usize>() <= credit.start());
         round(&mut credit);
-        assert!(credit.window < 3 * START);
+        assert!(credit.window < 3 * credit.start());
     }
 
     #[test]

@@ -19,10 +19,18 @@ impl Journal {
         Self { ledger, returned: returned.into_iter().collect(), forget_at: Instant::now() + ack_wait }
     }
 
-    /// Enters a job.
-    pub(super) fn open(&mut self, sequence: u64, ack: &str) -> Option<Slot> {
-        // Its older ack subject will do: the server goes by the sequence.
-        self.returned.remove(&sequence).or_else(|| self.ledger.as_mut()?.open(sequence, ack))
+    /// Enters a job. The flag says that it was given back at start: its last delivery ended well.
+    pub(super) fn open(&mut self, sequence: u64, ack: &str) -> (Option<Slot>, bool) {
+        match self.returned.remove(&sequence) {
+            // Its older ack subject will do: the server goes by the sequence.
+            Some(slot) => (Some(slot), true),
+            None => (self.ledger.as_mut().and_then(|ledger| ledger.open(sequence, ack)), false),
+        }
+    }
+
+    /// Says how many jobs are asked for.
+    pub(super) fn asked(&self, jobs: usize) {
+        self.ledger.iter().for_each(|ledger| ledger.asked(jobs as u64));
     }
 
     /// Takes a cleared place back.

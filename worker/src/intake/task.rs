@@ -14,7 +14,7 @@ use super::journal::Journal;
 use super::status::Status;
 use crate::decode::Decoder;
 use crate::link::Current;
-use crate::message::{Consumer, Delivery, Job, Origin, Outcome};
+use crate::message::{Consumer, Delivery, Job, Origin, Outcome, Suspicion};
 use crate::shutdown::Stopped;
 use crate::telemetry::{Count, Counters, Health, Link};
 use crate::ticket::{Closed, Notice, Ticket};
@@ -126,6 +126,7 @@ impl Puller {
                     self.ask(pull).await;
                 }
             }
+            self.journal.asked(self.credit.asked());
             let wake = self.credit.next_wake().unwrap_or(now + RETRY);
             tokio::select! {
                 message = self.inbox.next() => {
@@ -243,7 +244,7 @@ impl Puller {
             return self.tell(Notice::Renewed { sequence, ack }).await;
         }
         // Entered before it goes anywhere: whatever it may do to the process, it can be found.
-        let slot = self.journal.open(sequence, &ack);
+        let (slot, was_returned) = self.journal.open(sequence, &ack);
         self.tell(Notice::Opened { sequence, ack }).await;
         let ticket = Ticket::new(sequence, slot, self.notices.clone());
         let Some((jobs, outcomes)) = &self.out else { return };
@@ -257,7 +258,7 @@ impl Puller {
             deliveries,
             pending,
             received,
-            is_suspect: false,
+            suspicion: if was_returned { Suspicion::Cleared } else { Suspicion::ByDeliveries },
         };
         // A closed channel means that the next stage is gone: what is sent is dropped, and its job given back.
         match self.decoder.decode(Delivery { ticket, origin }, now) {

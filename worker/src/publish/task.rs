@@ -6,13 +6,13 @@ use async_nats::jetstream;
 use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use gristmill_schemas::ErrorCode;
+use gristmill_schemas::{ErrorCode, header};
 use tokio::sync::{Notify, mpsc};
 use tokio::time::sleep;
 
 use super::encode::{Keep, Message, Names};
 use crate::link::Current;
-use crate::message::{Answer, Envelope, Outcome};
+use crate::message::{Answer, Envelope, Outcome, Served};
 use crate::telemetry::{Count, Counters, Health};
 use crate::ticket::Verdict;
 
@@ -77,7 +77,8 @@ enum Unstored {
 #[derive(Clone, Copy)]
 enum Stored {
     Now,
-    Before,
+    /// In this place of the stream.
+    Before(u64),
 }
 
 struct Store {
@@ -107,6 +108,9 @@ impl Store {
             }
             Answer::Refused { model, code, message } => (model, code, message),
         };
+        if code == ErrorCode::Quarantined && self.was_answered(&envelope, model.as_deref(), &message).await {
+            return envelope.ticket.settle(Verdict::Done);
+        }
         self.counters.inc(Count::Refused);
         let (consumer, sequence) = (&envelope.origin.consumer.name, envelope.ticket.sequence());
         tracing::info!(%code, reason = message, consumer, sequence, id = envelope.id, "job refused");
@@ -123,6 +127,17 @@ impl Store {
         }
         let verdict = if code.keeps_dead_letter() { Verdict::Refused(code) } else { Verdict::Done };
         envelope.ticket.settle(verdict);
+    }
+
+    /// Whether a job that nobody is known to have answered was: its worker died, or its connection was lost, before the
+    /// acknowledgement. Such a job is no dead letter. Stores the error result where it was not, which is found by the dedup
+    /// id if this is interrupted.
+    async fn was_answered(&self, envelope: &Envelope, model: Option<&Served>, message: &str) -> bool {
+        let error = || self.names.error(envelope, model, ErrorCode::Quarantined, message);
+        let Ok(Stored::Before(sequence)) = self.store(error).await else { return false };
+        let Ok(results) = self.nats.context().get_stream_no_info(&self.names.results).await else { return false };
+        let found = results.get_raw_message(sequence).await;
+        found.is_ok_and(|found| found.headers.get(header::STATUS).is_some_and(|status| status.as_str() == "ok"))
     }
 
     /// Stores a dead letter, with as much of the job as fits.
@@ -146,7 +161,11 @@ impl Store {
                     self.resume();
                     return Ok(stored);
                 }
-                Err(Unstored::Refused(error)) if is_too_large(&error) => return Err(TooLarge(error.to_string())),
+                Err(Unstored::Refused(error)) if is_too_large(&error) => {
+                    // An answer of a stream that works.
+                    self.resume();
+                    return Err(TooLarge(error.to_string()));
+                }
                 Err(Unstored::Refused(error)) if self.health.link.borrow().is_up => {
                     self.stall(&error);
                     // Jittered, so that a fleet does not come back in step.
@@ -171,7 +190,7 @@ impl Store {
     async fn publish(&self, message: Message) -> Result<Stored, PublishError> {
         let Message { subject, headers, payload } = message;
         let ack = self.nats.context().publish_with_headers(subject, headers, payload).await?.await?;
-        Ok(if ack.duplicate { Stored::Before } else { Stored::Now })
+        Ok(if ack.duplicate { Stored::Before(ack.sequence) } else { Stored::Now })
     }
 
     async fn reconnected(&self) {
@@ -203,7 +222,7 @@ impl Store {
     fn count(&self, stored: Stored) {
         self.counters.inc(match stored {
             Stored::Now => Count::Results,
-            Stored::Before => Count::DuplicateResults,
+            Stored::Before(_) => Count::DuplicateResults,
         });
     }
 }

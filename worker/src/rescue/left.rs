@@ -17,7 +17,7 @@ use crate::telemetry::{Count, Counters};
 /// Where the crash ledger is.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Directory of the ledgers of this machine's workers; `None` for none.
+    /// Below it lie the ledgers of this machine's workers; `None` for none.
     pub dir: Option<PathBuf>,
 }
 
@@ -25,10 +25,7 @@ impl Config {
     /// Reads the section `ledger`.
     pub fn read(section: &mut Section<'_>) -> Self {
         let dir = match section.text("dir").as_deref() {
-            None => {
-                let user = rustix::process::geteuid().as_raw();
-                Some(std::env::temp_dir().join(format!("gristmill-{user}")))
-            }
+            None => Some(std::env::temp_dir()),
             Some("off") => None,
             Some(dir) => Some(dir.into()),
         };
@@ -88,7 +85,7 @@ pub async fn claim(claim: Claim<'_>) -> Left {
     // Twice: for the jobs to come, and for as many that were on their way to a dead worker.
     let capacity = 2 * claim.capacity;
     let claimed = tokio::task::block_in_place(|| Ledger::claim(dir, &key, capacity, claim.ack_wait));
-    let (mut ledger, Claimed { found, deaths, stale, damaged }) = match claimed {
+    let (mut ledger, Claimed { found, deaths, asked, stale, damaged }) = match claimed {
         Ok(claimed) => claimed,
         Err(error) => {
             tracing::error!(%error, "no crash ledger: jobs of a crash will wait for ack_wait (ledger.dir)");
@@ -100,7 +97,7 @@ pub async fn claim(claim: Claim<'_>) -> Left {
         tracing::warn!(jobs = found.len(), ?deaths, stale, damaged, "a dead worker left jobs");
     }
     let (mut returned, mut strays) = (Vec::new(), Vec::new());
-    for (sequence, ack) in in_transit(&claim, &found).await {
+    for (sequence, ack) in in_transit(&claim, &found, asked).await {
         returned.extend(ledger.open(sequence, &ack).map(|slot| (sequence, slot)));
         claim.give_back(ack).await;
     }

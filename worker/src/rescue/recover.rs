@@ -1,5 +1,6 @@
 //! Jobs that were running when a worker died: each runs alone now, or not at all.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -89,27 +90,21 @@ impl Recoverer {
     }
 
     async fn take_up(&self, tickets: Vec<(Ticket, i64, Option<Cause>)>) {
-        for (ticket, deliveries, condemned) in tickets {
-            let stored = self.read(ticket.sequence(), deliveries).await;
-            self.counters.inc(Count::Recovered);
-            // Gone: somebody has answered it.
-            let Some(stored) = stored else {
-                ticket.settle(Verdict::Done);
-                continue;
-            };
-            self.send(ticket, stored, condemned).await;
-        }
-    }
-
-    async fn read(&self, sequence: u64, deliveries: i64) -> Option<Stored> {
-        loop {
+        let mut todo = VecDeque::from(tickets);
+        while let Some((ticket, deliveries, condemned)) = todo.pop_front() {
+            let sequence = ticket.sequence();
             match read(&self.nats.context(), &self.namespace, sequence, deliveries).await {
-                Ok(stored) => return stored,
+                // Gone: somebody has answered it.
+                Ok(None) => ticket.settle(Verdict::Done),
+                Ok(Some(stored)) => self.send(ticket, stored, condemned).await,
                 Err(error) => {
                     tracing::warn!(%error, sequence, "a job that a dead worker left cannot be read, trying again");
+                    todo.push_back((ticket, deliveries, condemned));
                     sleep(RETRY).await;
+                    continue;
                 }
             }
+            self.counters.inc(Count::Recovered);
         }
     }
 
@@ -128,8 +123,11 @@ impl Recoverer {
                 let refusal = self.decoder.refuse(delivery, now, ErrorCode::InvalidMessage, fault);
                 drop(self.outcomes.send(refusal).await);
             }
-            // Given back to those who serve its model.
-            (None, None) if !is_served => drop(delivery),
+            // Given back to those who serve its model, which is nothing against it.
+            (None, None) if !is_served => {
+                let Delivery { mut ticket, .. } = delivery;
+                ticket.ran();
+            }
             (None, None) => match self.decoder.decode(delivery, now) {
                 Ok(job) => drop(self.jobs.send(job).await),
                 Err(refusal) => drop(self.outcomes.send(*refusal).await),

@@ -13,7 +13,7 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use crate::message::{Consumer, Origin};
+use crate::message::{Consumer, Origin, Suspicion};
 
 /// Why a job could not be read, or handed on: tried again later.
 pub(super) type Error = Box<dyn std::error::Error + Send + Sync>;
@@ -70,7 +70,7 @@ pub(super) async fn read(
         deliveries,
         pending: 0,
         received: Instant::now(),
-        is_suspect: true,
+        suspicion: Suspicion::Suspect,
     };
     Ok(Some(Stored { origin, fault }))
 }

@@ -19,9 +19,9 @@ struct Ack<'a> {
 /// Sequences and ack subjects of the jobs that may have been on their way.
 ///
 /// They are the sequences that a consumer has delivered beyond the last in the ledger, at most as many as it has
-/// unanswered besides those. The server ignores an answer to what is not open. What another worker holds is delivered a
+/// unanswered besides those, and as the dead worker had asked for. The server ignores an answer to what is not open. What another worker holds is delivered a
 /// second time, and its second result is dropped as a duplicate: the price of nobody waiting for ack_wait.
-pub(super) async fn in_transit(claim: &Claim<'_>, found: &[Found]) -> Vec<(u64, String)> {
+pub(super) async fn in_transit(claim: &Claim<'_>, found: &[Found], asked: u64) -> Vec<(u64, String)> {
     let mut last: HashMap<&str, (u64, usize, Ack<'_>)> = HashMap::new();
     for Found { sequence, ack, .. } in found {
         let Some(parts) = Ack::parse(ack) else { continue };
@@ -32,7 +32,7 @@ pub(super) async fn in_transit(claim: &Claim<'_>, found: &[Found]) -> Vec<(u64, 
     for (highest, count, ack) in last.into_values() {
         match unanswered(claim.context, &ack).await {
             Ok((delivered, consumer_sequence, pending)) => {
-                let most = pending.saturating_sub(count).min(claim.capacity);
+                let most = pending.saturating_sub(count).min(usize::try_from(asked).unwrap_or(0));
                 let sequences = (highest + 1..=delivered).take(most);
                 acks.extend(sequences.map(|sequence| (sequence, ack.of(sequence, consumer_sequence))));
             }

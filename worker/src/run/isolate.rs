@@ -31,12 +31,26 @@ pub(super) struct Isolator<'a> {
 
 /// The instance cannot go on. Its jobs are in here, neither answered nor given back.
 pub(super) struct Unfit {
+    pub(super) stop: Stop,
+    /// What was left to run; last, what it ran.
+    jobs: Vec<Batch>,
+}
+
+impl Unfit {
+    /// Has the ledger say that the batch that showed it is running: the next process is to run its jobs alone.
+    pub(super) fn hold(&mut self) {
+        let run = self.stop.run.max(1);
+        self.jobs.last_mut().into_iter().for_each(|batch| batch.mark(run));
+    }
+}
+
+/// Why not.
+pub(super) struct Stop {
     pub(super) reason: String,
     /// The device is lost.
     pub(super) is_device: bool,
     /// The run that showed it.
     pub(super) run: u64,
-    _jobs: Vec<Batch>,
 }
 
 /// What one batch and its parts told of the device's memory.
@@ -95,105 +109,182 @@ impl<'a> Isolator<'a> {
                 (run, Err(fault)) => (run, fault),
             };
             self.counters.inc(Count::RunErrors);
-            let is_alone = batch.jobs.len() == 1;
-            let unfit = |reason: String, is_device, batch, mut todo: Vec<Batch>| {
-                todo.push(batch);
-                Unfit { reason, is_device, run, _jobs: todo }
-            };
-            match fault {
-                Fault::Model(RunError::DeviceLost(why)) => {
-                    return Err(unfit(format!("its device is lost: {why}"), true, batch, todo));
-                }
-                Fault::Model(RunError::OutOfMemory(_)) if !is_alone => {
+            let next = match (fault, batch.jobs.len()) {
+                (Fault::Model(RunError::DeviceLost(why)), _) => Err(Stop::lost(run, &why)),
+                (Fault::Model(RunError::OutOfMemory(_)), 2..) => {
                     self.counters.inc(Count::OutOfMemory);
                     memory.lacked = Some(batch.tails.clone());
-                    todo.extend(halves(batch));
+                    Ok(Next::Halve)
                 }
-                Fault::Model(RunError::OutOfMemory(_)) => {
+                (Fault::Model(RunError::OutOfMemory(_)), _) => {
                     self.counters.inc(Count::OutOfMemory);
                     self.engine.reclaim();
-                    match self.attempt(&mut batch).1 {
-                        Ok(outputs) => answers(batch, outputs, started).for_each(&mut *emit),
-                        Err(fault) => {
-                            memory.has_glutton = true;
-                            emit(refusal(batch, ErrorCode::ResourceExhausted, &fault));
-                        }
-                    }
+                    Ok(Next::TryLast(ErrorCode::ResourceExhausted))
                 }
-                Fault::Model(RunError::Failed(_)) if !is_alone => todo.extend(halves(batch)),
-                Fault::Model(RunError::Failed(_)) if control(&mut *self.engine, &batch.model) => {
-                    emit(refusal(batch, ErrorCode::ModelError, &fault));
+                (Fault::Model(RunError::Failed(_)), 2..) => Ok(Next::Halve),
+                (Fault::Model(RunError::Failed(why)), _) => self.find_fault(&mut batch, why),
+                (Fault::Panic, 2..) => self.rebuild(&mut batch).map(|()| Next::RunEach),
+                (Fault::Panic, _) => self.rebuild(&mut batch).map(|()| {
+                    Next::Refuse(ErrorCode::Internal, "the engine panicked, see the worker's log".to_owned())
+                }),
+            };
+            let stop = match next {
+                Ok(Next::Halve) => {
+                    todo.extend(halves(batch));
+                    continue;
                 }
-                fault => {
-                    if let Err(why) = self.rebuild() {
-                        return Err(unfit(why, false, batch, todo));
-                    }
-                    match (is_alone, fault) {
-                        // Each alone at once: halving would cost a rebuild at every step.
-                        (false, _) => todo.extend(singles(batch)),
-                        (true, fault @ Fault::Panic) => emit(refusal(batch, ErrorCode::Internal, &fault)),
-                        // It was the instance that failed, perhaps not the job.
-                        (true, Fault::Model(_)) => match self.attempt(&mut batch).1 {
-                            Ok(outputs) => answers(batch, outputs, started).for_each(&mut *emit),
-                            Err(fault) => emit(refusal(batch, ErrorCode::ModelError, &fault)),
-                        },
-                    }
+                Ok(Next::RunEach) => {
+                    todo.extend(singles(batch));
+                    continue;
                 }
-            }
+                Ok(Next::Refuse(code, why)) => {
+                    emit(refusal(batch, code, why));
+                    continue;
+                }
+                Ok(Next::TryLast(code)) => match self.try_last(&mut batch, code, started, emit) {
+                    Ok(is_glutton) => {
+                        memory.has_glutton |= is_glutton;
+                        continue;
+                    }
+                    Err(stop) => stop,
+                },
+                Err(stop) => stop,
+            };
+            todo.push(batch);
+            return Err(Unfit { stop, jobs: todo });
         }
         learned.extend(memory.ceiling());
         Ok(())
     }
 
-    /// One run, which the ledger and the clock know of. Returns its number.
-    fn attempt(&mut self, batch: &mut Batch) -> (u64, Result<Vec<HostTensor>, Fault>) {
-        let run = self.clock.start();
-        let together = batch.jobs.len() > 1;
-        batch.jobs.iter_mut().for_each(|job| job.envelope.ticket.run(run, together));
-        gristmill_ledger::enter(run);
-        let outputs = self.forward(batch);
-        gristmill_ledger::enter(0);
-        // A lost device ends the process, and these jobs stay its suspects.
-        if !matches!(outputs, Err(Fault::Model(RunError::DeviceLost(_)))) {
-            batch.jobs.iter_mut().for_each(|job| job.envelope.ticket.ran());
+    /// A job failed alone: a control sample tells whether that is its own fault or the instance's. If it is the
+    /// instance's, the job has another try on a new one.
+    fn find_fault(&mut self, batch: &mut Batch, why: String) -> Result<Next, Stop> {
+        let (run, sample) = self.guarded(batch, |engine, batch| control(engine, &batch.model));
+        match sample {
+            Ok(()) => Ok(Next::Refuse(ErrorCode::ModelError, why)),
+            Err(RunError::DeviceLost(why)) => Err(Stop::lost(run, &why)),
+            Err(_) => self.rebuild(batch).map(|()| Next::TryLast(ErrorCode::ModelError)),
         }
-        self.clock.stop();
+    }
+
+    /// Runs a job that failed alone once more. Returns whether it did not fit the memory.
+    fn try_last(
+        &mut self,
+        batch: &mut Batch,
+        code: ErrorCode,
+        started: Instant,
+        emit: &mut dyn FnMut(Outcome),
+    ) -> Result<bool, Stop> {
+        let (run, outputs) = self.attempt(batch);
+        let why = match outputs {
+            Ok(outputs) => {
+                answers(batch.take(), outputs, started).for_each(emit);
+                return Ok(false);
+            }
+            Err(Fault::Model(RunError::DeviceLost(why))) => return Err(Stop::lost(run, &why)),
+            Err(Fault::Model(error)) => error.to_string(),
+            Err(Fault::Panic) => "the engine panicked, see the worker's log".to_owned(),
+        };
+        emit(refusal(batch.take(), code, why));
+        Ok(code == ErrorCode::ResourceExhausted)
+    }
+
+    /// One run. Returns its number.
+    fn attempt(&mut self, batch: &mut Batch) -> (u64, Result<Vec<HostTensor>, Fault>) {
+        let (run, outputs) = self.guarded(batch, forward);
+        if matches!(outputs, Err(Fault::Panic)) {
+            self.counters.inc(Count::Panics);
+        }
         (run, outputs)
     }
 
-    fn forward(&mut self, batch: &Batch) -> Result<Vec<HostTensor>, Fault> {
-        let signature = &batch.model.signature;
-        let run = || {
-            let inputs = stack(signature, &batch.tails, batch.jobs.iter().map(|job| &job.part));
-            let outputs = self.engine.run(&inputs)?;
-            let checked = signature.check_outputs(&outputs, batch.rows());
-            checked.map_err(|mismatch| RunError::Failed(format!("the model's output {mismatch}")))?;
-            Ok(outputs)
-        };
-        match catch_unwind(AssertUnwindSafe(run)) {
-            Ok(outputs) => outputs.map_err(Fault::Model),
-            Err(_) => {
-                self.counters.inc(Count::Panics);
-                Err(Fault::Panic)
-            }
-        }
+    /// Goes into the model, which the ledger and the clock know of: it may not return, nor the process live.
+    fn guarded<T>(&mut self, batch: &mut Batch, work: impl FnOnce(&mut dyn Engine, &Batch) -> T) -> (u64, T) {
+        let run = self.clock.start();
+        batch.mark(run);
+        gristmill_ledger::enter(run);
+        let done = work(&mut *self.engine, batch);
+        gristmill_ledger::enter_ours();
+        batch.jobs.iter_mut().for_each(|job| job.envelope.ticket.ran());
+        self.clock.stop();
+        (run, done)
     }
 
     /// Replaces the engine by a new one. Fails where that happens too often, or cannot be done.
-    fn rebuild(&mut self) -> Result<(), String> {
+    fn rebuild(&mut self, batch: &mut Batch) -> Result<(), Stop> {
         let now = Instant::now();
         self.rebuilt.retain(|then| now.duration_since(*then) < REBUILD_WINDOW);
+        let stop = |run, reason: String| Stop { reason, is_device: false, run };
         if self.rebuilt.len() >= MAX_REBUILDS {
-            return Err(format!("its instance failed again after {MAX_REBUILDS} rebuilds in {REBUILD_WINDOW:?}"));
+            let text = format!("its instance failed again after {MAX_REBUILDS} rebuilds in {REBUILD_WINDOW:?}");
+            return Err(stop(0, text));
         }
         self.rebuilt.push(now);
         self.counters.inc(Count::Rebuilds);
         tracing::error!("an engine instance failed and is loaded again");
+        // First the old one goes: there may be no room for two.
+        self.engine = Box::new(Gone);
+        let load = self.load;
         // Caught as well: whatever made the old instance panic may still be there.
-        let load =
-            catch_unwind(AssertUnwindSafe(self.load)).map_err(|_| "its instance cannot be loaded again".to_owned())?;
-        self.engine = load.map_err(|error| format!("its instance cannot be loaded again: {error}"))?;
+        let (run, loaded) = self.guarded(batch, |_, _| catch_unwind(AssertUnwindSafe(load)));
+        let loaded = loaded.map_err(|_| stop(run, "its instance cannot be loaded again".to_owned()))?;
+        self.engine = loaded.map_err(|error| stop(run, format!("its instance cannot be loaded again: {error}")))?;
         Ok(())
+    }
+}
+
+/// What becomes of a batch that failed.
+enum Next {
+    Halve,
+    /// Each alone at once: halving would cost a rebuild at every step.
+    RunEach,
+    Refuse(ErrorCode, String),
+    TryLast(ErrorCode),
+}
+
+/// In place of an engine that is being replaced.
+struct Gone;
+
+impl Engine for Gone {
+    fn run(&mut self, _: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {
+        Err(RunError::Failed("the instance is gone".into()))
+    }
+}
+
+impl Stop {
+    fn lost(run: u64, why: &str) -> Self {
+        Self { reason: format!("its device is lost: {why}"), is_device: true, run }
+    }
+}
+
+impl Batch {
+    /// Its jobs begin to run.
+    fn mark(&mut self, run: u64) {
+        let together = self.jobs.len() > 1;
+        self.jobs.iter_mut().for_each(|job| job.envelope.ticket.run(run, together));
+    }
+
+    /// All of it, leaving an empty one.
+    fn take(&mut self) -> Self {
+        let Self { sealed, .. } = *self;
+        let jobs = std::mem::take(&mut self.jobs);
+        Self { model: Arc::clone(&self.model), tails: self.tails.clone(), jobs, sealed }
+    }
+}
+
+fn forward(engine: &mut dyn Engine, batch: &Batch) -> Result<Vec<HostTensor>, Fault> {
+    let signature = &batch.model.signature;
+    let run = || {
+        let inputs = stack(signature, &batch.tails, batch.jobs.iter().map(|job| &job.part));
+        let outputs = engine.run(&inputs)?;
+        let checked = signature.check_outputs(&outputs, batch.rows());
+        checked.map_err(|mismatch| RunError::Failed(format!("the model's output {mismatch}")))?;
+        Ok(outputs)
+    };
+    match catch_unwind(AssertUnwindSafe(run)) {
+        Ok(outputs) => outputs.map_err(Fault::Model),
+        Err(_) => Err(Fault::Panic),
     }
 }
 
@@ -212,14 +303,10 @@ fn singles(batch: Batch) -> impl Iterator<Item = Batch> {
 }
 
 /// The end of a job that fails alone.
-fn refusal(batch: Batch, code: ErrorCode, fault: &Fault) -> Outcome {
-    let message = match fault {
-        Fault::Model(error) => error.to_string(),
-        Fault::Panic => "the engine panicked, see the worker's log".to_owned(),
-    };
+fn refusal(batch: Batch, code: ErrorCode, why: String) -> Outcome {
     let Batch { model, mut jobs, .. } = batch;
     let job = jobs.pop().expect("a batch has at least one job");
-    Outcome::refused(job.envelope, Some(model), code, message)
+    Outcome::refused(job.envelope, Some(model), code, why)
 }
 
 #[cfg(test)]
@@ -293,7 +380,7 @@ mod tests {
         let mut isolator = Isolator::new(Box::new(Faulty), &load, &clock, &counters);
         let unfit = isolator.run(batch, &mut learned, &mut |outcome| outcomes.push(outcome)).err();
         let learned = learned.into_iter().map(|ceiling| ceiling.rows).collect();
-        Ran { outcomes, learned, loads: loads.get(), unfit: unfit.map(|unfit| unfit.reason) }
+        Ran { outcomes, learned, loads: loads.get(), unfit: unfit.map(|unfit| unfit.stop.reason) }
     }
 
     fn assert_ok(outcome: &Outcome) {

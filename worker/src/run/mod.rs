@@ -13,7 +13,7 @@ use gristmill_engine::{Engine, Load, LoadError, ModelFile};
 use gristmill_ledger::{Cause, Death, Witness};
 use tokio::sync::{mpsc, oneshot};
 
-use self::isolate::{Isolator, Unfit};
+use self::isolate::{Isolator, Stop, Unfit};
 use self::warm_up::warm_up;
 use crate::message::{Broken, Ceiling, Idle, Instance, Outcome, Served};
 use crate::telemetry::{Counters, RunClock};
@@ -65,6 +65,7 @@ impl Instances {
         let kept = Arc::clone(&clock);
         let name = format!("engine-{}", model.name);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
+            gristmill_ledger::enter_ours();
             let load = || load(&*instances.loader, &file, &model);
             match load() {
                 Ok(engine) => {
@@ -96,12 +97,14 @@ impl Instances {
     }
 
     /// Has the process end, and keeps the jobs until it has. Given back, they would join other workers' batches at once;
-    /// kept, they are the suspects that the next process runs alone.
-    fn end(&self, unfit: Unfit, model: &Served) -> ! {
-        if let Some(witness) = self.witness.get().filter(|_| unfit.is_device) {
-            witness.record(Death { cause: Cause::DeviceLost, run: Some(unfit.run) });
+    /// kept, those that ran are the suspects that the next process runs alone.
+    fn end(&self, mut unfit: Unfit, model: &Served) -> ! {
+        unfit.hold();
+        let Stop { reason, is_device, run } = &unfit.stop;
+        if let Some(witness) = self.witness.get().filter(|_| *is_device) {
+            witness.record(Death { cause: Cause::DeviceLost, run: Some(*run) });
         }
-        tell(&self.broken, model, &unfit.reason);
+        tell(&self.broken, model, reason);
         loop {
             std::thread::park();
         }

@@ -1,4 +1,4 @@
-use gristmill_engine::{Engine, HostTensor, InputSpec, LoadError};
+use gristmill_engine::{Engine, HostTensor, InputSpec, LoadError, RunError};
 
 use crate::message::Served;
 
@@ -18,7 +18,9 @@ pub(super) fn warm_up(engine: &mut dyn Engine, model: &Served) -> Result<(), Loa
 }
 
 /// One row of the manifest's own example: what a sound instance can run at any time.
-pub(super) fn control(engine: &mut dyn Engine, model: &Served) -> bool {
+pub(super) fn control(engine: &mut dyn Engine, model: &Served) -> Result<(), RunError> {
     let inputs: Vec<HostTensor> = model.signature.inputs.iter().map(|input| input.example(1)).collect();
-    engine.run(&inputs).is_ok_and(|outputs| model.signature.check_outputs(&outputs, 1).is_ok())
+    let outputs = engine.run(&inputs)?;
+    let checked = model.signature.check_outputs(&outputs, 1);
+    checked.map_err(|mismatch| RunError::Failed(format!("the model's output {mismatch}")))
 }

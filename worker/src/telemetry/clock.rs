@@ -1,16 +1,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
 
-/// How long an engine instance has been inside its model. Written by its thread, read by whoever looks for one that does
-/// not return.
+/// Which run an engine instance is in. Written by its thread, read by whoever looks for one that does not return.
 #[derive(Debug)]
 pub struct RunClock {
-    /// What the other times count from.
-    made: Instant,
-    /// When the present run began, in milliseconds; 0 outside of runs.
-    since: AtomicU64,
-    /// The present run, or the last.
-    run: AtomicU64,
+    /// The present run; 0 outside of runs.
+    present: AtomicU64,
+    /// Runs so far.
+    count: AtomicU64,
     /// Above all runs of the other instances.
     base: u64,
 }
@@ -21,31 +17,50 @@ const RUNS_PER_INSTANCE: u64 = 1 << 36;
 impl RunClock {
     /// For the instance of this number, from 0: no two instances of a process share one.
     pub fn new(instance: u64) -> Self {
-        let (since, run) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { made: Instant::now(), since, run, base: instance % (1 << 11) * RUNS_PER_INSTANCE }
+        let (present, count) = (AtomicU64::new(0), AtomicU64::new(0));
+        Self { present, count, base: instance % (1 << 11) * RUNS_PER_INSTANCE }
     }
 
-    /// A run begins. Returns its number, which the process gives once.
+    /// A run begins. Returns its number, which the process gives once, between 1 and 2^47.
     pub fn start(&self) -> u64 {
-        let run = self.base + self.run.fetch_add(1, Ordering::Relaxed) % (RUNS_PER_INSTANCE - 1) + 1;
-        self.since.store(self.now().max(1), Ordering::Release);
+        let run = self.base + self.count.fetch_add(1, Ordering::Relaxed) % (RUNS_PER_INSTANCE - 1) + 1;
+        self.present.store(run, Ordering::Release);
         run
     }
 
     /// The run is over.
     pub fn stop(&self) {
-        self.since.store(0, Ordering::Release);
+        self.present.store(0, Ordering::Release);
     }
 
-    /// The present run, if it has taken longer than `limit`.
-    pub fn overdue(&self, limit: Duration) -> Option<u64> {
-        let since = self.since.load(Ordering::Acquire);
-        let taken = Duration::from_millis(self.now().saturating_sub(since));
-        (since > 0 && taken > limit).then(|| self.base + self.run.load(Ordering::Relaxed))
+    /// The present run, if there is one.
+    pub fn present(&self) -> Option<u64> {
+        Some(self.present.load(Ordering::Acquire)).filter(|run| *run > 0)
     }
+}
 
-    fn now(&self) -> u64 {
-        u64::try_from(self.made.elapsed().as_millis()).unwrap_or(u64::MAX)
+/// Finds runs that do not end, by looking again and again. A process that was held still for long has not been looked at
+/// meanwhile, so that its runs are not blamed for it.
+#[derive(Debug, Default)]
+pub struct Looks {
+    /// Each instance's run at the last look, and at how many looks in a row it was there.
+    seen: Vec<(Option<u64>, u32)>,
+}
+
+impl Looks {
+    /// Takes the instances' present runs. Returns the positions and numbers of those seen `limit` times in a row.
+    pub fn look(&mut self, present: impl Iterator<Item = Option<u64>>, limit: u32) -> Vec<(usize, u64)> {
+        let mut overdue = Vec::new();
+        for (index, run) in present.enumerate() {
+            if self.seen.len() <= index {
+                self.seen.push((None, 0));
+            }
+            let (last, looks) = &mut self.seen[index];
+            *looks = if run.is_some() && run == *last { *looks + 1 } else { 0 };
+            *last = run;
+            overdue.extend(run.filter(|_| *looks >= limit).map(|run| (index, run)));
+        }
+        overdue
     }
 }
 
@@ -54,15 +69,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_run_that_goes_on_is_overdue_and_it_is_named() {
+    fn runs_are_numbered_once_and_known_while_they_last() {
         let clock = RunClock::new(3);
-        assert_eq!(clock.overdue(Duration::ZERO), None);
+        assert_eq!(clock.present(), None);
         let run = clock.start();
-        assert_eq!(clock.overdue(Duration::from_secs(3600)), None);
-        while clock.overdue(Duration::ZERO).is_none() {}
-        assert_eq!(clock.overdue(Duration::ZERO), Some(run));
+        assert_eq!(clock.present(), Some(run));
         clock.stop();
-        assert_eq!(clock.overdue(Duration::ZERO), None);
-        assert_ne!(RunClock::new(2).start(), run);
+        assert_eq!(clock.present(), None);
+        assert!(clock.start() != run && RunClock::new(2).start() != run);
+    }
+
+    #[test]
+    fn only_a_run_that_is_there_at_every_look_is_overdue() {
+        let mut looks = Looks::default();
+        let mut look = |runs: [Option<u64>; 3]| looks.look(runs.into_iter(), 2);
+        assert!(look([None, Some(1), Some(5)]).is_empty());
+        assert!(look([None, Some(1), Some(6)]).is_empty());
+        assert_eq!(look([None, Some(1), Some(6)]), [(1, 1)]);
+        assert_eq!(look([None, None, Some(6)]), [(2, 6)]);
     }
 }

@@ -6,7 +6,7 @@ mod counters;
 mod health;
 mod log;
 
-pub use clock::RunClock;
+pub use clock::{Looks, RunClock};
 pub use counters::{Count, Counters};
 pub use health::{CeilingReport, Health, Link, ModelReport};
 pub use log::{Format, init};
