@@ -102,6 +102,8 @@ def worker(directory: Path, url: str, models: Path, admin_port: int | None = Non
     settings = {
         "GRISTMILL__NATS__URL": url,
         "GRISTMILL__MODELS__DIR": str(models),
+        # So that the demo leaves nothing behind.
+        "GRISTMILL__LEDGER__DIR": str(directory),
         "GRISTMILL__ADMIN__LISTEN": admin,
     }
     process = Process("worker", [str(WORKER)], directory, settings)
