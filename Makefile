@@ -5,7 +5,7 @@
 #   make chaos   the tests with faults at full scale (some 8 minutes); the seed is GRISTMILL_SEED, and printed
 #   make check   lints and tests, exactly what CI runs
 #   make dev     broker, worker and demo model, left running until Ctrl-C
-#   make bench   throughput of the main job
+#   make bench   throughput of the main job, and what the crash ledger costs
 #   make fuzz    fuzz the decoder for a minute (needs nightly Rust and cargo-fuzz)
 
 PYTHON ?= python3
@@ -43,6 +43,7 @@ lint: venv
 
 bench: venv build models
 	$(CARGO) bench --locked -p gristmill-integration
+	$(CARGO) bench --locked -p gristmill-ledger --bench slot
 
 fuzz:
 	cd schemas && $(CARGO) +nightly fuzz run decode -- -max_total_time=60
