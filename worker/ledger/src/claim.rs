@@ -1,20 +1,18 @@
 use std::collections::BTreeSet;
-use std::fs::{DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::File;
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use crate::fault::record;
-use crate::judge::{Death, Verdict, judge};
+use crate::fault;
+use crate::files::{forget, lock, numbers, open, own_dir};
+use crate::judge::{Death, Verdict};
 use crate::map::{Header, MAX_ACK, Map};
-use crate::mark::{FREE, Mark};
+use crate::mark::Mark;
+use crate::record::{Record, read};
 use crate::slot::Slot;
-
-/// A ledger that nobody has touched for this long belongs to a deployment that is gone.
-const FORGOTTEN: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// The ledger of this process. Owned by the one that accepts jobs: it opens and closes slots.
 pub struct Ledger {
@@ -59,12 +57,6 @@ pub struct Found {
 pub struct Error {
     path: PathBuf,
     source: io::Error,
-}
-
-struct Record {
-    sequence: u64,
-    ack: String,
-    mark: Mark,
 }
 
 impl Ledger {
@@ -206,105 +198,7 @@ pub struct Witness(Arc<Map>);
 impl Witness {
     /// Says how the process dies, and of which run. The first word is believed.
     pub fn record(&self, death: Death) {
-        record(&self.0, death);
-    }
-}
-
-/// Makes a directory of our own below `dir`, or checks that nobody else can have put ledgers into it: their ack subjects
-/// are published to. `dir` itself may be anybody's, as temporary directories and volumes are.
-fn own_dir(dir: &Path) -> io::Result<PathBuf> {
-    // SAFETY: takes nothing and always succeeds.
-    let us = unsafe { libc::geteuid() };
-    let own = dir.join(format!("gristmill-{us}"));
-    DirBuilder::new().recursive(true).mode(0o700).create(&own)?;
-    let metadata = own.symlink_metadata()?;
-    let is_private = metadata.is_dir() && metadata.uid() == us && metadata.mode() & 0o022 == 0;
-    let why = format!("{own:?} belongs to user {}, or others may write to it; we are user {us}", metadata.uid());
-    if is_private { Ok(own) } else { Err(io::Error::new(io::ErrorKind::PermissionDenied, why)) }
-}
-
-/// The numbers of this key's ledgers, in order.
-fn numbers(dir: &Path, key: &str) -> io::Result<BTreeSet<u64>> {
-    let number = |name: &str| name.strip_prefix(key)?.strip_prefix('-')?.strip_suffix(".ledger")?.parse().ok();
-    let names = dir.read_dir()?.map(|entry| Ok(entry?.file_name().to_str().and_then(number)));
-    names.filter_map(io::Result::transpose).collect()
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path)
-}
-
-/// Opens and locks a ledger; `None` where a living process has it.
-fn lock(path: &Path) -> io::Result<Option<File>> {
-    let file = open(path)?;
-    match file.try_lock() {
-        Ok(()) => Ok(Some(file)),
-        Err(TryLockError::WouldBlock) => Ok(None),
-        Err(TryLockError::Error(error)) => Err(error),
-    }
-}
-
-/// Reads and judges what a dead process left; writes the verdicts back, so that they are passed only once. What is damaged
-/// is freed, and what is stale, but for what is held against a job: that stays true.
-fn read(map: &Map, now: SystemTime, claimed: &mut Claimed) -> Vec<(usize, Record)> {
-    let is_stale = is_stale(map, now);
-    let mut records = Vec::new();
-    for index in 0..map.slots() {
-        let word = map.state(index).load(Ordering::Acquire);
-        if word == FREE {
-            continue;
-        }
-        match (Mark::read(word), map.read(index)) {
-            (Some(mark), Some((sequence, ack))) => records.push((index, Record { sequence, ack, mark })),
-            _ => {
-                claimed.damaged += 1;
-                map.state(index).store(FREE, Ordering::Release);
-            }
-        }
-    }
-    let death = Death::read(map.header(Header::Death).load(Ordering::Acquire));
-    claimed.deaths.extend(death);
-    claimed.asked += map.header(Header::Asked).load(Ordering::Acquire);
-    let marks: Vec<Mark> = records.iter().map(|(_, record)| record.mark).collect();
-    for ((index, record), mark) in records.iter_mut().zip(judge(&marks, death)) {
-        record.mark = mark;
-        map.state(*index).store(mark.word(), Ordering::Release);
-    }
-    records.retain(|(index, record)| {
-        let is_void = is_stale && record.mark.verdict() == Verdict::GiveBack;
-        if is_void {
-            claimed.stale += 1;
-            map.state(*index).store(FREE, Ordering::Release);
-        }
-        !is_void
-    });
-    records
-}
-
-/// Whether the server has delivered the jobs again by now, perhaps to somebody who works on them. A time in the future is
-/// no better: clocks were changed.
-fn is_stale(map: &Map, now: SystemTime) -> bool {
-    let touched = UNIX_EPOCH + Duration::from_millis(map.header(Header::Touched).load(Ordering::Acquire));
-    let ack_wait = Duration::from_millis(map.header(Header::AckWait).load(Ordering::Acquire));
-    now.duration_since(touched).map_or(true, |age| age >= ack_wait)
-}
-
-/// Removes ledgers of other keys that nobody has touched for long. What cannot be removed stays.
-fn forget(dir: &Path, key: &str, now: SystemTime) {
-    for entry in dir.read_dir().into_iter().flatten().flatten() {
-        let path = entry.path();
-        let is_other = entry
-            .file_name()
-            .to_str()
-            .is_some_and(|name| name.ends_with(".ledger") && !name.starts_with(&format!("{key}-")));
-        let changed = entry.metadata().and_then(|meta| meta.modified());
-        let is_old = changed.is_ok_and(|changed| now.duration_since(changed).is_ok_and(|age| age > FORGOTTEN));
-        if is_other
-            && is_old
-            && let Ok(Some(_file)) = lock(&path)
-        {
-            drop(std::fs::remove_file(&path));
-        }
+        fault::record(&self.0, death);
     }
 }
 
@@ -315,6 +209,7 @@ fn millis(duration: Duration) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::fault::record;
     use crate::judge::Cause;
     use tempfile::TempDir;
 

@@ -9,7 +9,9 @@ mod mark;
 
 mod claim;
 mod fault;
+mod files;
 mod judge;
+mod record;
 mod slot;
 
 pub use claim::{Claimed, Error, Found, Ledger, Witness};

@@ -13,6 +13,7 @@ use std::time::{Duration, Instant};
 use gristmill_schemas::Lane;
 
 use super::ceilings::Ceilings;
+use super::queue::{Queue, Room, Waiting};
 
 /// One batch in this many starts with the bulk lane, if bulk jobs wait: bulk keeps an eighth of the engine under any
 /// online load.
@@ -59,33 +60,6 @@ pub struct Former<K, J> {
     pub ceilings: Ceilings<K>,
     batches: u32,
     waiting: [usize; 2],
-}
-
-#[derive(Debug)]
-struct Queue<J> {
-    lanes: [VecDeque<Waiting<J>>; 2],
-    rows: usize,
-    elements: usize,
-    /// The stream ran empty behind one of these jobs.
-    is_closing: bool,
-    /// The soonest deadline among these jobs.
-    deadline: Option<Instant>,
-    /// The soonest time at which one of these jobs has used up half the time it had.
-    halfway: Option<Instant>,
-}
-
-#[derive(Debug)]
-struct Waiting<J> {
-    job: J,
-    facts: Facts,
-    since: Instant,
-}
-
-impl<J> Default for Queue<J> {
-    fn default() -> Self {
-        let lanes = [VecDeque::new(), VecDeque::new()];
-        Self { lanes, rows: 0, elements: 0, is_closing: false, deadline: None, halfway: None }
-    }
 }
 
 impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
@@ -210,76 +184,6 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         let due = self.queues.iter().map(|(key, queue)| queue.due(&self.limits_of(key))).min();
         let suspect = self.suspects.front().map(|(_, waiting)| waiting.since);
         [due, suspect, self.next_deadline()].into_iter().flatten().min()
-    }
-}
-
-impl<J> Queue<J> {
-    fn heads(&self) -> impl Iterator<Item = &Waiting<J>> {
-        self.lanes.iter().filter_map(VecDeque::front)
-    }
-
-    /// When an idle engine should take from this queue.
-    fn due(&self, limits: &Limits) -> Instant {
-        let oldest = self.heads().map(|waiting| waiting.since).min().expect("an empty queue is removed");
-        if self.is_closing || self.rows >= limits.max_rows || self.elements >= limits.max_elements {
-            return oldest;
-        }
-        // A job leaves the model at least half the time it had left on arrival.
-        self.halfway.into_iter().fold(oldest + limits.max_delay, Instant::min)
-    }
-
-    fn remove(&mut self, facts: &Facts) {
-        self.rows -= facts.rows;
-        self.elements = self.elements.saturating_sub(facts.elements);
-    }
-
-    /// Takes a job's deadline into account.
-    fn note(&mut self, waiting: &Waiting<J>) {
-        let Some(deadline) = waiting.facts.deadline else { return };
-        let halfway = waiting.since + deadline.saturating_duration_since(waiting.since) / 2;
-        self.deadline = Some(self.deadline.map_or(deadline, |soonest| soonest.min(deadline)));
-        self.halfway = Some(self.halfway.map_or(halfway, |soonest| soonest.min(halfway)));
-    }
-
-    /// Finds the soonest deadline again after jobs have left. Costs nothing where no job has one.
-    fn recall(&mut self) {
-        if self.deadline.take().is_some() {
-            self.halfway = None;
-            let lanes = std::mem::take(&mut self.lanes);
-            lanes.iter().flatten().for_each(|waiting| self.note(waiting));
-            self.lanes = lanes;
-        }
-    }
-
-    /// Order among due queues: the preferred lane first, then the longest wait.
-    fn rank(&self, bulk_first: bool) -> (bool, Instant) {
-        let (preferred, other) = if bulk_first { (Lane::Bulk, Lane::Online) } else { (Lane::Online, Lane::Bulk) };
-        let since = |lane: Lane| self.lanes[lane as usize].front().map(|waiting| waiting.since);
-        match since(preferred) {
-            Some(since) => (false, since),
-            None => (true, since(other).expect("an empty queue is removed")),
-        }
-    }
-}
-
-/// What is left of a batch.
-struct Room {
-    rows: usize,
-    elements: usize,
-    is_empty: bool,
-}
-
-impl Room {
-    /// Takes a job's share, if there is enough. The first job is always admitted: route has checked it alone.
-    fn admit(&mut self, facts: &Facts) -> bool {
-        let fits = facts.rows <= self.rows && facts.elements <= self.elements;
-        if fits || self.is_empty {
-            self.rows = self.rows.saturating_sub(facts.rows);
-            self.elements = self.elements.saturating_sub(facts.elements);
-            self.is_empty = false;
-            return true;
-        }
-        false
     }
 }
 

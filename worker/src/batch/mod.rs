@@ -2,6 +2,7 @@
 
 mod ceilings;
 mod former;
+mod queue;
 mod task;
 
 pub use task::Batcher;

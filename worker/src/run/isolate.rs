@@ -2,15 +2,15 @@
 //! to stands in one place, [`Isolator::run`].
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gristmill_engine::{Engine, HostTensor, LoadError, RunError, stack};
 use gristmill_schemas::ErrorCode;
 
 use super::answer::answers;
+use super::parts::{Memory, halves, refusal, singles};
 use super::warm_up::control;
-use crate::message::{Batch, Ceiling, Outcome, Tails};
+use crate::message::{Batch, Ceiling, Outcome};
 use crate::telemetry::{Count, Counters, RunClock};
 
 /// An instance that had to be rebuilt more often than this within [`REBUILD_WINDOW`] is not worth another try: the fault is
@@ -51,24 +51,6 @@ pub(super) struct Stop {
     pub(super) is_device: bool,
     /// The run that showed it.
     pub(super) run: u64,
-}
-
-/// What one batch and its parts told of the device's memory.
-#[derive(Default)]
-struct Memory {
-    /// Rows of the largest part that ran.
-    fitted: usize,
-    /// The shape, if a part did not fit.
-    lacked: Option<Tails>,
-    /// A job did not fit alone: it was that job, not the size of the batch.
-    has_glutton: bool,
-}
-
-impl Memory {
-    fn ceiling(self) -> Option<Ceiling> {
-        let tails = self.lacked.filter(|_| !self.has_glutton && self.fitted > 0)?;
-        Some(Ceiling { tails, rows: self.fitted })
-    }
 }
 
 /// Why a run has no outputs.
@@ -258,21 +240,6 @@ impl Stop {
     }
 }
 
-impl Batch {
-    /// Its jobs begin to run.
-    fn mark(&mut self, run: u64) {
-        let together = self.jobs.len() > 1;
-        self.jobs.iter_mut().for_each(|job| job.envelope.ticket.run(run, together));
-    }
-
-    /// All of it, leaving an empty one.
-    fn take(&mut self) -> Self {
-        let Self { sealed, .. } = *self;
-        let jobs = std::mem::take(&mut self.jobs);
-        Self { model: Arc::clone(&self.model), tails: self.tails.clone(), jobs, sealed }
-    }
-}
-
 fn forward(engine: &mut dyn Engine, batch: &Batch) -> Result<Vec<HostTensor>, Fault> {
     let signature = &batch.model.signature;
     let run = || {
@@ -288,27 +255,6 @@ fn forward(engine: &mut dyn Engine, batch: &Batch) -> Result<Vec<HostTensor>, Fa
     }
 }
 
-fn halves(mut batch: Batch) -> [Batch; 2] {
-    let jobs = batch.jobs.split_off(batch.jobs.len() / 2);
-    let Batch { sealed, .. } = batch;
-    let second = Batch { model: Arc::clone(&batch.model), tails: batch.tails.clone(), jobs, sealed };
-    // The last is taken first: outcomes keep the order of the jobs.
-    [second, batch]
-}
-
-fn singles(batch: Batch) -> impl Iterator<Item = Batch> {
-    let Batch { model, tails, jobs, sealed } = batch;
-    let single = move |job| Batch { model: Arc::clone(&model), tails: tails.clone(), jobs: vec![job], sealed };
-    jobs.into_iter().rev().map(single)
-}
-
-/// The end of a job that fails alone.
-fn refusal(batch: Batch, code: ErrorCode, why: String) -> Outcome {
-    let Batch { model, mut jobs, .. } = batch;
-    let job = jobs.pop().expect("a batch has at least one job");
-    Outcome::refused(job.envelope, Some(model), code, why)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -316,6 +262,7 @@ mod tests {
     use crate::message::{Answer, RoutedJob, Served};
     use gristmill_engine::{Dtype, InputSpec, OutputSpec, Part, Signature};
     use std::cell::Cell;
+    use std::sync::Arc;
 
     /// Faults that no TorchScript model can be made to have: what tch itself would do wrong. Everything else about
     /// running is tested with real models, in `integration/`.

@@ -3,6 +3,7 @@
 
 mod answer;
 mod isolate;
+mod parts;
 mod warm_up;
 
 use std::sync::atomic::{AtomicU64, Ordering};
