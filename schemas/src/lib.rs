@@ -13,6 +13,7 @@ mod headers;
 mod job;
 pub mod limits;
 pub mod manifest;
+pub mod metric;
 mod replay;
 mod result;
 mod shape;

@@ -75,6 +75,11 @@ impl Namespace {
         format!("{}.jobs.{model}.{lane}", self.0)
     }
 
+    /// Where workers answer with their status, each one, to whoever asks.
+    pub fn status_subject(&self) -> String {
+        format!("{}.status", self.0)
+    }
+
     /// Where results of `model` appear; `reply` comes from the job's header, else [`crate::JobHeaders::DEFAULT_REPLY`].
     pub fn result_subject(&self, model: &Token, reply: &Token) -> String {
         format!("{}.results.{model}.{reply}", self.0)
