@@ -1,28 +1,25 @@
 //! Admin: HTTP on its own thread and runtime, reading snapshots only. It answers while the data path is busy or stuck.
 
 use std::net::{SocketAddr, TcpListener};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::time::Instant;
 
 use axum::Json;
 use axum::extract::State;
-use axum::http::StatusCode;
+use axum::http::{StatusCode, header};
+use axum::response::IntoResponse;
 use axum::routing::{Router, get};
-use serde_json::{Value, json};
+use gristmill_telemetry::prometheus_text;
+use serde_json::Value;
 
-use crate::telemetry::{Counters, Health};
+use crate::status::Status;
 
-/// What the pages show.
+/// The pages.
 #[derive(Clone)]
 pub struct Admin {
-    /// This worker's name.
-    pub worker: String,
-    /// Most jobs in flight.
-    pub permits: usize,
-    /// States.
-    pub health: Arc<Health>,
-    /// Totals.
-    pub counters: Arc<Counters>,
+    /// What they show.
+    pub status: Status,
+    /// Whether there is a page for Prometheus.
+    pub has_metrics: bool,
 }
 
 /// The address cannot be listened on.
@@ -56,33 +53,34 @@ impl Admin {
     }
 
     fn pages(self) -> Router {
-        Router::new()
-            .route("/livez", get(|| async { "alive\n" }))
-            .route("/readyz", get(ready))
-            .route("/status", get(status))
-            .with_state(self)
+        let pages = Router::new().route("/livez", get(live)).route("/readyz", get(ready)).route("/status", get(status));
+        let pages = if self.has_metrics { pages.route("/metrics", get(metrics)) } else { pages };
+        pages.with_state(self.status)
     }
 }
 
-async fn ready(State(admin): State<Admin>) -> (StatusCode, String) {
-    match admin.health.missing() {
+/// Only whether the runtime runs its tasks: a restart mends neither the broker nor a collector.
+async fn live(State(status): State<Status>) -> (StatusCode, String) {
+    match status.vitals.heartbeat.silence(Instant::now()) {
+        None => (StatusCode::OK, "alive\n".into()),
+        Some(silence) => {
+            (StatusCode::SERVICE_UNAVAILABLE, format!("the runtime has not run a task for {} s\n", silence.as_secs()))
+        }
+    }
+}
+
+async fn ready(State(status): State<Status>) -> (StatusCode, String) {
+    match status.vitals.health.missing() {
         missing if missing.is_empty() => (StatusCode::OK, "ready\n".into()),
         missing => (StatusCode::SERVICE_UNAVAILABLE, format!("{}\n", missing.join("\n"))),
     }
 }
 
-async fn status(State(admin): State<Admin>) -> Json<Value> {
-    let Health { in_flight, queued: [online, bulk], models, .. } = &*admin.health;
-    let missing = admin.health.missing();
-    Json(json!({
-        "worker": admin.worker,
-        "version": env!("CARGO_PKG_VERSION"),
-        "ready": missing.is_empty(),
-        "missing": missing,
-        "models": models.get().map_or(&[][..], |models| models),
-        "permits": { "limit": admin.permits, "in_flight": in_flight.load(Ordering::Relaxed) },
-        "ceilings": *admin.health.ceilings.borrow(),
-        "queued": { "online": online.load(Ordering::Relaxed), "bulk": bulk.load(Ordering::Relaxed) },
-        "counters": admin.counters.snapshot(),
-    }))
+async fn status(State(status): State<Status>) -> Json<Value> {
+    Json(status.read())
+}
+
+async fn metrics(State(status): State<Status>) -> impl IntoResponse {
+    let content = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    (content, prometheus_text(&status.vitals.snapshots.take()))
 }

@@ -9,8 +9,8 @@ use gristmill_torch::DeviceSetting;
 use tracing_subscriber::EnvFilter;
 
 use crate::settings::{Invalid, Reader, Section, Sources};
-use crate::telemetry::Format;
 use crate::{connect, registry, rescue};
+use gristmill_telemetry::{Buckets, Format, Settings};
 
 /// Everything that can be set. `gristmill-worker --help` and the README list the keys.
 #[derive(Debug)]
@@ -41,6 +41,14 @@ pub struct Config {
     pub log_format: Format,
     /// `log.filter`, in the form of `RUST_LOG`.
     pub log_filter: String,
+    /// `OTEL_*`
+    pub otel: Settings,
+    /// `telemetry.histograms`
+    pub histograms: Buckets,
+    /// `telemetry.slow_job_ms`: a job that is longer in the worker is logged; zero logs none.
+    pub slow_job: Duration,
+    /// `admin.metrics`: whether there is a page for Prometheus.
+    pub has_metrics: bool,
 }
 
 /// What bounds memory.
@@ -59,17 +67,24 @@ pub struct Limits {
 impl Config {
     /// Reads all settings, or tells all that is wrong with them.
     pub fn try_new(sources: Sources) -> Result<Self, Invalid> {
+        let otel = Settings::read(&sources.environment);
         let mut reader = Reader::try_new(sources)?;
         let mut top = reader.section("");
         let namespace = top.parsed("namespace", "infer", str::parse);
         let device = top.parsed("device", "auto", str::parse);
         let worker = top.text("worker").unwrap_or_else(default_name);
-        let admin = reader.section("admin").parsed("listen", "127.0.0.1:9470", str::parse);
+        let mut section = reader.section("admin");
+        let admin = section.parsed("listen", "127.0.0.1:9470", str::parse);
+        let has_metrics =
+            section.parsed("metrics", "true", |text| text.parse().map_err(|_| "true or false is expected"));
+        let mut section = reader.section("telemetry");
+        let histograms = section.parsed("histograms", "exponential", str::parse);
+        let slow_job = Duration::from_millis(section.number("slow_job_ms", 1000, 0..=86_400_000));
         let mut log = reader.section("log");
         let log_format = log.parsed("format", "auto", str::parse);
         // EnvFilter cannot be cloned, so its text is kept and parsed where logging starts.
         let filter = |text: &str| EnvFilter::try_new(text).map(|_| text.to_owned());
-        let log_filter = log.parsed("filter", "info,async_nats=warn", filter);
+        let log_filter = log.parsed("filter", "info,async_nats=warn,opentelemetry=off", filter);
         let nats = connect::Config::read(&mut reader.section("nats"));
         let models = registry::Config::read(&mut reader.section("models"));
         let limits = Limits::read(&mut reader.section("limits"));
@@ -77,7 +92,7 @@ impl Config {
         let ledger = rescue::Config::read(&mut reader.section("ledger"));
         let runtime_threads = reader.section("runtime").number("threads", 2, 1..=256);
         let grace = Duration::from_millis(reader.section("shutdown").number("grace_ms", 30_000, 0..=3_600_000));
-        reader.finish()?;
+        let otel = finish(reader, otel)?;
         const READ: &str = "a setting without a value left a fault, which finish has returned";
         Ok(Self {
             namespace: namespace.expect(READ),
@@ -85,6 +100,10 @@ impl Config {
             admin: admin.expect(READ),
             log_format: log_format.expect(READ),
             log_filter: log_filter.expect(READ),
+            histograms: histograms.expect(READ),
+            has_metrics: has_metrics.expect(READ),
+            slow_job,
+            otel,
             worker,
             nats,
             models,
@@ -94,6 +113,17 @@ impl Config {
             runtime_threads,
             grace,
         })
+    }
+}
+
+/// All faults at once, those of the standard variables too.
+fn finish(reader: Reader, otel: Result<Settings, Vec<String>>) -> Result<Settings, Invalid> {
+    match (reader.finish(), otel) {
+        (Ok(()), Ok(otel)) => Ok(otel),
+        (own, otel) => {
+            let own = own.err().map(|Invalid(faults)| faults);
+            Err(Invalid([own, otel.err()].into_iter().flatten().flatten().collect()))
+        }
     }
 }
 

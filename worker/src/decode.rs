@@ -1,14 +1,17 @@
 //! Decode: an untrusted delivery becomes a job that agrees with itself, or a refusal. Borrows, copies no tensor bytes.
 
 use std::borrow::Cow;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
-use gristmill_schemas::{ErrorCode, InvalidJob, JobBody, JobHeaders, Token, TraceContext};
+use gristmill_schemas::metric::attribute;
+use gristmill_schemas::{ErrorCode, InvalidJob, JobBody, JobHeaders, Token, header};
+use gristmill_telemetry::KeyValue;
 use time::OffsetDateTime;
 
-use crate::message::{Delivery, Envelope, Input, Job, Outcome, Suspicion};
+use crate::message::{Delivery, Envelope, Input, Job, Marks, Origin, Outcome, Suspicion};
+use crate::telemetry::{Processing, Trace, Tracing, destination, job_attributes};
 
 /// Reads deliveries.
 #[derive(Debug, Clone)]
@@ -19,6 +22,8 @@ pub struct Decoder {
     pub max_bytes: usize,
     /// What deliveries before this one tell of a job.
     pub redelivery: Redelivery,
+    /// Which jobs are recorded.
+    pub tracing: Tracing,
 }
 
 /// What the server does with a job that nobody answers.
@@ -98,14 +103,56 @@ impl Decoder {
         // The sender's own label first, in the header or the body; then the id that deduplicated the submission.
         let id = headers.job_id.or(body_id).or(headers.msg_id);
         let default = || JobHeaders::DEFAULT_REPLY.parse().expect("the default reply is a token");
-        Box::new(Envelope {
+        let mut envelope = Box::new(Envelope {
             id: id.map_or_else(|| format!("{}.{}", self.stream, origin.sequence), str::to_owned),
             reply: headers.reply.clone().unwrap_or_else(default),
-            trace: trace(headers.trace),
+            trace: self.tracing.join(headers.trace),
             in_stream: Duration::try_from(now - origin.published).unwrap_or_default(),
+            marks: Marks { decoded: Instant::now(), queued: None, sealed: None, ran: None },
             ticket,
             origin,
-        })
+        });
+        if envelope.trace.is_recorded {
+            let span = self.processing(&envelope.trace, &envelope.origin, &envelope.id, now, headers.msg_id);
+            envelope.ticket.record(span.into());
+        }
+        envelope
+    }
+
+    /// The `process` span of a recorded job, as far as it is known when the job has been read.
+    fn processing(
+        &self,
+        trace: &Trace,
+        origin: &Origin,
+        id: &str,
+        now: OffsetDateTime,
+        msg_id: Option<&str>,
+    ) -> Processing {
+        let template = format!("{}.jobs", self.tracing.namespace);
+        let sequence = i64::try_from(origin.sequence).unwrap_or(i64::MAX);
+        let consumer = &origin.consumer;
+        let mut attributes = Vec::with_capacity(20);
+        attributes.extend(destination(&self.tracing.server, &template));
+        attributes.extend(job_attributes("process", "process"));
+        attributes.extend([
+            KeyValue::new("messaging.destination.name", origin.subject.to_string()),
+            KeyValue::new(attribute::CONSUMER, consumer.name.clone()),
+            KeyValue::new(
+                "messaging.message.id",
+                msg_id.map_or_else(|| format!("{}:{sequence}", self.stream), str::to_owned),
+            ),
+            KeyValue::new("messaging.message.conversation_id", id.to_owned()),
+            KeyValue::new("messaging.message.body.size", i64::try_from(origin.payload.len()).unwrap_or(i64::MAX)),
+            KeyValue::new("messaging.nats.stream", self.stream.clone()),
+            KeyValue::new("messaging.nats.sequence", sequence),
+            KeyValue::new("messaging.nats.message.delivery_count", origin.deliveries),
+            KeyValue::new(attribute::MODEL, consumer.model.to_string()),
+            KeyValue::new(attribute::LANE, consumer.lane.as_str()),
+        ]);
+        // The wall clock of intake, moved by what has passed since.
+        let received = (SystemTime::from(now), origin.received);
+        let state = text(origin, header::TRACESTATE).map(str::to_owned);
+        Processing { trace: trace.clone(), received, attributes, state, error: None, template }
     }
 }
 
@@ -117,14 +164,8 @@ fn refused(envelope: Box<Envelope>, error: &InvalidJob) -> Outcome {
     Outcome::refused(envelope, None, error.code(), error)
 }
 
-/// The span of our own work in the sender's trace, or the root of a new trace.
-fn trace(parent: Option<TraceContext>) -> TraceContext {
-    let span_id = fastrand::u64(1..).to_be_bytes();
-    match parent {
-        Some(parent) => parent.child(span_id),
-        // Not sampled, since nobody asked for it; bit 1 says that the trace id is random.
-        None => TraceContext { trace_id: fastrand::u128(1..).to_be_bytes(), span_id, flags: 2 },
-    }
+fn text<'a>(origin: &'a Origin, name: &str) -> Option<&'a str> {
+    origin.headers.as_ref()?.get(name).map(|value| value.as_str()).filter(|value| !value.is_empty())
 }
 
 /// The deadline on our monotonic clock; in the past if the timeout had passed before the job arrived.
@@ -168,11 +209,19 @@ fn job(
 mod tests {
     use super::*;
     use crate::message::testing::{delivery, refusal};
-    use gristmill_schemas::{Datatype, Shape, Tensor, header};
+    use crate::telemetry::Server;
+    use gristmill_schemas::{Datatype, Shape, Tensor, TraceContext};
+    use gristmill_telemetry::{Propagation, Sampling};
+
+    fn tracing() -> Tracing {
+        let server = Server { address: "broker".into(), port: 4222 }.into();
+        let propagation = Propagation { trace_context: true, baggage: true };
+        Tracing { sampling: Sampling::DEFAULT, propagation, server, namespace: "infer".into() }
+    }
 
     fn decoder() -> Decoder {
         let redelivery = Redelivery { ack_wait: Duration::from_secs(30), max_deliver: 20 };
-        Decoder { stream: "INFER_JOBS".into(), max_bytes: 1 << 20, redelivery }
+        Decoder { stream: "INFER_JOBS".into(), max_bytes: 1 << 20, redelivery, tracing: tracing() }
     }
 
     fn body(id: Option<&str>) -> Vec<u8> {
@@ -212,7 +261,7 @@ mod tests {
         let outcome = decode(body(None), &headers).unwrap_err();
         assert_eq!(refusal(&outcome).0, ErrorCode::InvalidMessage);
         assert_eq!((outcome.envelope.id.as_str(), outcome.envelope.reply.as_str()), ("j", "r"));
-        assert_eq!(outcome.envelope.trace.trace_id, TraceContext::parse(parent).unwrap().trace_id);
+        assert_eq!(outcome.envelope.trace.context.trace_id, TraceContext::parse(parent).unwrap().trace_id);
     }
 
     #[test]

@@ -16,15 +16,18 @@ mod ticket;
 // Rank 1: pure decisions about one job.
 mod decode;
 mod route;
+mod status;
 
 // Rank 2: stages. None knows another.
 mod admin;
 mod batch;
 mod connect;
 mod intake;
+mod lag;
 mod publish;
 mod registry;
 mod rescue;
+mod respond;
 mod run;
 mod settle;
 
@@ -37,4 +40,5 @@ pub use admin::Admin;
 pub use app::App;
 pub use config::Config;
 pub use signals::Signals;
+pub use status::Status;
 pub use supervise::{follow_supervisor, supervise};

@@ -8,10 +8,10 @@ use std::time::{Duration, Instant};
 use anyhow::Context;
 use clap::Parser;
 use gristmill_ledger::end_now;
+use gristmill_telemetry::{Identity, LogSettings, Settings, Telemetry};
 use gristmill_worker::settings::Sources;
-use gristmill_worker::telemetry::{self, Counters, Health};
-use gristmill_worker::{Admin, App, Config, Signals, follow_supervisor, supervise};
-use tracing_subscriber::EnvFilter;
+use gristmill_worker::telemetry::{Meters, Tracing, Vitals};
+use gristmill_worker::{Admin, App, Config, Signals, Status, follow_supervisor, supervise};
 
 /// Pulls inference jobs from NATS JetStream, batches them onto libtorch models, stores one result per job, and
 /// acknowledges only then.
@@ -28,7 +28,10 @@ use tracing_subscriber::EnvFilter;
     ledger.dir (a directory, or off)\n\
     streams.replicas, streams.ack_wait_ms, streams.max_deliver, streams.max_ack_pending, streams.duplicate_window_s,\n  \
     streams.results_max_age_s, streams.dlq_max_age_s, streams.jobs_max_bytes\n\
-    admin.listen, runtime.threads, shutdown.grace_ms, log.format (auto|json|text), log.filter\n\n\
+    admin.listen, admin.metrics (true|false), runtime.threads, shutdown.grace_ms, log.format (auto|json|text), log.filter\n\
+    telemetry.histograms (exponential|explicit), telemetry.slow_job_ms (0: none)\n\n\
+    Traces, metrics and logs go to an OTLP collector where OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_{TRACES,METRICS,LOGS}_EXPORTER \
+    names one; the standard OTEL_* variables apply.\n\n\
     Exit codes: 0 drained after SIGTERM or SIGINT; 1 failed; 2 wrong flags or settings; 128+N ended by a second signal. \
     With --supervise, the last worker's."
 )]
@@ -70,13 +73,51 @@ fn main() -> ExitCode {
         eprintln!("gristmill-worker: the settings are valid");
         return ExitCode::SUCCESS;
     }
-    let filter = EnvFilter::try_new(&config.log_filter).expect("config has checked the filter");
-    telemetry::init(config.log_format, filter);
-    let done = if is_supervisor { supervise(own_args()) } else { run(&config).map(|()| ExitCode::SUCCESS) };
-    done.unwrap_or_else(|error| {
+    // A supervisor has nothing to tell but its log.
+    let otel = if is_supervisor { Settings::disabled() } else { config.otel.clone() };
+    let telemetry = match Telemetry::start(&otel, &identity(&config), Some(&log(&config))) {
+        Ok(telemetry) => telemetry,
+        Err(error) => {
+            eprintln!("gristmill-worker: {error}");
+            return ExitCode::from(2);
+        }
+    };
+    let done = if is_supervisor { supervise(own_args()).map(End::Clean) } else { run(&config, &telemetry) };
+    let end = done.unwrap_or_else(|error| {
         tracing::error!(error = chain(&error), "worker failed");
-        end_now(1)
-    })
+        End::Now(1)
+    });
+    finish(telemetry, end)
+}
+
+/// How the process ends.
+enum End {
+    /// After a drain.
+    Clean(ExitCode),
+    /// With engines inside libtorch: without what C++ would do at the end.
+    Now(u8),
+    /// Likewise, and without waiting for anything.
+    AtOnce(u8),
+}
+
+/// Longest wait for a collector at the end.
+const LAST_EXPORT: Duration = Duration::from_secs(5);
+
+fn finish(telemetry: Telemetry, end: End) -> ExitCode {
+    telemetry.shutdown(if matches!(end, End::AtOnce(_)) { Duration::ZERO } else { LAST_EXPORT });
+    match end {
+        End::Clean(code) => code,
+        End::Now(code) | End::AtOnce(code) => end_now(code),
+    }
+}
+
+fn identity(config: &Config) -> Identity {
+    let (service, version) = ("gristmill-worker", env!("CARGO_PKG_VERSION"));
+    Identity { service, version, instance: config.worker.clone(), buckets: config.histograms }
+}
+
+fn log(config: &Config) -> LogSettings {
+    LogSettings { format: config.log_format, filter: config.log_filter.clone() }
 }
 
 /// The arguments for the child.
@@ -106,7 +147,7 @@ fn load(args: Args) -> anyhow::Result<Config> {
     Ok(Config::try_new(Sources { file, environment, flags: args.set })?)
 }
 
-fn run(config: &Config) -> anyhow::Result<()> {
+fn run(config: &Config, telemetry: &Telemetry) -> anyhow::Result<End> {
     gristmill_ledger::enter_ours();
     let is_supervised = follow_supervisor();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
@@ -116,35 +157,48 @@ fn run(config: &Config) -> anyhow::Result<()> {
         .on_thread_start(gristmill_ledger::enter_ours)
         .enable_all()
         .build()?;
-    let (health, counters) = (Arc::<Health>::default(), Arc::<Counters>::default());
-    let admin = Admin {
-        worker: config.worker.clone(),
-        permits: config.limits.in_flight,
-        health: Arc::clone(&health),
-        counters: Arc::clone(&counters),
-    };
-    let listen = admin.spawn(config.admin)?;
+    let vitals = vitals(config, telemetry);
+    vitals.meters.observe(&vitals.health, &vitals.counters, config.limits.in_flight);
+    let (worker, permits) = (config.worker.clone(), config.limits.in_flight);
+    let status = Status { worker, permits, vitals: vitals.clone() };
+    let listen = Admin { status, has_metrics: config.has_metrics }.spawn(config.admin)?;
     tracing::info!(worker = config.worker, admin = %listen, namespace = %config.namespace, "starting");
-    let done = runtime.block_on(serve(config, health, counters, is_supervised));
+    let done = runtime.block_on(serve(config, vitals, is_supervised));
     // Threads that block in libtorch are not waited for: their jobs were given back or will be delivered again.
     runtime.shutdown_background();
     done
 }
 
+fn vitals(config: &Config, telemetry: &Telemetry) -> Vitals {
+    let (server, namespace) = (Arc::new(config.nats.server()), config.namespace.to_string());
+    Vitals {
+        health: Arc::default(),
+        counters: Arc::default(),
+        meters: Arc::new(Meters::new(telemetry.instruments(), Arc::clone(&server), &namespace)),
+        spans: telemetry.spans(),
+        snapshots: telemetry.snapshots(),
+        heartbeat: Arc::default(),
+        tracing: Tracing {
+            sampling: config.otel.recorded(),
+            propagation: config.otel.propagation,
+            server,
+            namespace: namespace.into(),
+        },
+        started: Instant::now(),
+    }
+}
+
 /// A service manager that signals the whole group reaches a supervised worker twice: by itself, and by its supervisor.
 const ECHO: Duration = Duration::from_secs(1);
 
-async fn serve(
-    config: &Config,
-    health: Arc<Health>,
-    counters: Arc<Counters>,
-    is_supervised: bool,
-) -> anyhow::Result<()> {
+async fn serve(config: &Config, vitals: Vitals, is_supervised: bool) -> anyhow::Result<End> {
     let mut signals = Signals::try_new()?;
+    let (heartbeat, lag) = (Arc::clone(&vitals.heartbeat), vitals.meters.lag.clone());
+    tokio::spawn(async move { heartbeat.run(lag).await });
     let mut app = tokio::select! {
-        app = App::start(config, health, counters) => app?,
+        app = App::start(config, &vitals) => app?,
         // Engines may be inside libtorch.
-        _ = signals.recv() => end_now(0),
+        _ = signals.recv() => return Ok(End::Now(0)),
     };
     tracing::info!("serving");
     let name = tokio::select! {
@@ -167,9 +221,9 @@ async fn serve(
         drained = app.drain(config.grace) => drained?,
         name = again => {
             tracing::warn!(signal = name.0, "second signal, ending at once");
-            end_now(128 + name.1);
+            return Ok(End::AtOnce(128 + name.1));
         }
     }
     tracing::info!("drained");
-    Ok(())
+    Ok(End::Clean(ExitCode::SUCCESS))
 }

@@ -9,10 +9,11 @@ use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use gristmill_engine::{LoadError, Part, RowSlice, Signature};
 use gristmill_schemas::{Datatype, ErrorCode, Lane, Parameters, Shape, Token, TraceContext};
+use gristmill_telemetry::Link;
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
-use crate::telemetry::RunClock;
+use crate::telemetry::{CloseReason, ModelMeters, RunClock, Trace};
 use crate::ticket::Ticket;
 
 /// A message as the server delivered it.
@@ -82,10 +83,44 @@ pub struct Envelope {
     pub id: String,
     /// Last token of the result subject.
     pub reply: Token,
-    /// The trace the result goes on with: the sender's, or a new one.
-    pub trace: TraceContext,
+    /// Its place in the sender's trace, or in a new one.
+    pub trace: Trace,
     /// Time from stored by the server to received here, clamped at 0.
     pub in_stream: Duration,
+    /// When it was where.
+    pub marks: Marks,
+}
+
+/// When a job was where; filled on its way, read at its end.
+#[derive(Debug)]
+pub struct Marks {
+    /// It was read.
+    pub decoded: Instant,
+    /// It was put into its model's queue.
+    pub queued: Option<Instant>,
+    /// Its batch was closed, and its place among the batch's jobs.
+    pub sealed: Option<(Arc<Seal>, usize)>,
+    /// Its last run began, and ended.
+    pub ran: Option<[Instant; 2]>,
+}
+
+/// How a batch was closed; its jobs and the parts it may be taken into share it.
+#[derive(Debug)]
+pub struct Seal {
+    /// When.
+    pub at: Instant,
+    /// When its oldest job was queued.
+    pub first_queued: Instant,
+    /// Why.
+    pub reason: CloseReason,
+    /// How many jobs.
+    pub jobs: usize,
+    /// How many rows.
+    pub rows: usize,
+    /// The span of the batch, the root of a trace; there is one if a job is recorded.
+    pub trace: Option<TraceContext>,
+    /// The recorded jobs' spans.
+    pub links: Vec<Link>,
 }
 
 /// A job that was read and agrees with itself; whether a model takes it is still open.
@@ -139,6 +174,8 @@ pub struct Served {
     pub max_elements: usize,
     /// How long an idle engine waits for a fuller batch.
     pub max_delay: Duration,
+    /// Its instruments.
+    pub meters: Arc<ModelMeters>,
 }
 
 /// A job that a model takes.
@@ -168,8 +205,8 @@ pub struct Batch {
     pub tails: Tails,
     /// At least one.
     pub jobs: Vec<RoutedJob>,
-    /// When it was closed.
-    pub sealed: Instant,
+    /// How it was closed.
+    pub seal: Arc<Seal>,
 }
 
 /// An idle engine instance: room for exactly one batch. Dropping it ends the instance's thread.
@@ -296,9 +333,23 @@ pub(crate) mod testing {
     /// An envelope around such a delivery. Nobody hears of its end.
     pub(crate) fn envelope(id: &str) -> Box<Envelope> {
         let Delivery { ticket, origin } = delivery(vec![], &[]).0;
-        let trace = TraceContext { trace_id: [1; 16], span_id: [1; 8], flags: 0 };
+        let context = TraceContext { trace_id: [1; 16], span_id: [1; 8], flags: 0 };
+        let trace = Trace { context, parent: None, is_recorded: false };
         let (id, reply, in_stream) = (id.to_owned(), "all".parse().unwrap(), Duration::ZERO);
-        Box::new(Envelope { ticket, origin, id, reply, trace, in_stream })
+        let marks = Marks { decoded: origin.received, queued: None, sealed: None, ran: None };
+        Box::new(Envelope { ticket, origin, id, reply, trace, in_stream, marks })
+    }
+
+    /// The seal of a batch of so many jobs.
+    pub(crate) fn seal(jobs: usize) -> Arc<Seal> {
+        let (at, reason) = (Instant::now(), CloseReason::Idle);
+        Arc::new(Seal { at, first_queued: at, reason, jobs, rows: jobs, trace: None, links: Vec::new() })
+    }
+
+    /// Instruments of a model that measure nothing.
+    pub(crate) fn meters() -> Arc<ModelMeters> {
+        let (name, version) = ("m".parse().unwrap(), "1".parse().unwrap());
+        crate::telemetry::Meters::off().model(&name, &version, "", "cpu", 64)
     }
 
     /// What a refusal says.

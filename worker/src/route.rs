@@ -151,6 +151,7 @@ mod tests {
             max_rows: 4,
             max_elements: 20,
             max_delay: Duration::ZERO,
+            meters: crate::message::testing::meters(),
         })
     }
 

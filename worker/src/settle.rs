@@ -1,7 +1,6 @@
 //! Settle: owns the ack subject of every open delivery, keeps the open ones alive, and answers the server.
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::AckKind;
@@ -14,7 +13,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::link::Current;
-use crate::telemetry::{Count, Counters, Link};
+use crate::telemetry::{Count, Link, Processing, Settlement, Vitals};
 use crate::ticket::{Closed, Notice, Verdict};
 
 /// A job that was given back is delivered again after this long: a bug in here cannot spin a job through its deliveries,
@@ -40,8 +39,8 @@ pub struct Settler {
     pub closed: mpsc::Sender<Closed>,
     /// After this long without an answer or a keep-alive, the server delivers again.
     pub ack_wait: Duration,
-    /// Written: answers.
-    pub counters: Arc<Counters>,
+    /// Written: answers, spans of jobs.
+    pub vitals: Vitals,
 }
 
 struct Open {
@@ -108,14 +107,17 @@ impl Settler {
             Notice::Swept { sequence, ack } => {
                 open.insert(sequence, Open { ack, touched: Instant::now(), is_swept: true });
             }
-            Notice::Settled { sequence, verdict, mut slot } => {
+            Notice::Settled { sequence, verdict, mut slot, span } => {
                 if verdict == Verdict::GivenBack && slot.as_ref().is_some_and(Slot::is_held) {
                     // A suspect that has not run, at the end of a drain: not for other workers to run beside their own.
                     // It stays in the ledger for the next process, and is delivered again after ack_wait where none comes.
                     open.remove(&sequence);
+                    self.trace(span, None);
                     return None;
                 }
+                let began = Instant::now();
                 let swept = self.end(client, open, last_ack, sequence, verdict).await;
+                self.trace(span, Some((of(verdict).as_str(), [began, Instant::now()])));
                 // After the answer: a crash in between leaves the job to be found, not to be forgotten.
                 slot.iter_mut().for_each(Slot::clear);
                 // Intake may be gone: then nobody counts permits any more.
@@ -146,6 +148,13 @@ impl Settler {
         None
     }
 
+    /// Ends a recorded job's span.
+    fn trace(&self, span: Option<Box<Processing>>, answer: Option<(&'static str, [Instant; 2])>) {
+        if let Some(span) = span {
+            span.end(answer, &self.vitals.spans);
+        }
+    }
+
     /// Deletes a swept job and answers the advisory that told of it.
     async fn delete(&self, Swept { sequence, advisory }: Swept) {
         let verdict = match self.remove(sequence).await {
@@ -170,7 +179,8 @@ impl Settler {
             Verdict::Refused(code) => (Count::Terminated, Bytes::from(format!("+TERM {code}"))),
             Verdict::GivenBack => (Count::GivenBack, AckKind::Nak(Some(GIVE_BACK_DELAY)).into()),
         };
-        self.counters.inc(count);
+        self.vitals.counters.inc(count);
+        self.vitals.meters.settled(of(verdict));
         publish(client, ack, payload).await;
     }
 
@@ -181,7 +191,8 @@ impl Settler {
         for delivery in open.values_mut() {
             if now.saturating_duration_since(delivery.touched) >= self.ack_wait / 4 {
                 delivery.touched = now;
-                self.counters.inc(Count::KeepAlives);
+                self.vitals.counters.inc(Count::KeepAlives);
+                self.vitals.meters.settled(Settlement::InProgress);
                 publish(&client, delivery.ack.clone(), AckKind::Progress.into()).await;
             }
         }
@@ -197,6 +208,14 @@ impl Settler {
             Ok(Err(error)) => tracing::warn!(%error, "the last acknowledgement was not confirmed"),
             Err(_) => tracing::warn!("the last acknowledgement was not confirmed in time"),
         }
+    }
+}
+
+fn of(verdict: Verdict) -> Settlement {
+    match verdict {
+        Verdict::Done => Settlement::Ack,
+        Verdict::Refused(_) => Settlement::Term,
+        Verdict::GivenBack => Settlement::Nak,
     }
 }
 

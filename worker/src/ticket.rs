@@ -5,6 +5,8 @@ use gristmill_ledger::Slot;
 use gristmill_schemas::ErrorCode;
 use tokio::sync::mpsc;
 
+use crate::telemetry::Processing;
+
 /// What becomes of a delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
@@ -26,8 +28,9 @@ pub enum Notice {
     Swept { sequence: u64, ack: Subject },
     /// The server delivered an open job again; answer it under the newer ack subject.
     Renewed { sequence: u64, ack: Subject },
-    /// The delivery's end, and its place in the crash ledger, to be cleared when the server was told.
-    Settled { sequence: u64, verdict: Verdict, slot: Option<Slot> },
+    /// The delivery's end; its place in the crash ledger, to be cleared when the server was told; and its open span, if
+    /// it is recorded, to be ended then.
+    Settled { sequence: u64, verdict: Verdict, slot: Option<Slot>, span: Option<Box<Processing>> },
 }
 
 /// What intake is told when the server was: the permit is free, and so is the place in the ledger.
@@ -46,6 +49,8 @@ pub struct Ticket {
     sequence: u64,
     /// Where the ledger tells what the job is doing; `None` where none is kept, or it had no room.
     slot: Option<Slot>,
+    /// The job's span, if it is recorded.
+    span: Option<Box<Processing>>,
     notices: mpsc::Sender<Notice>,
     settled: bool,
 }
@@ -55,7 +60,7 @@ impl Ticket {
     ///
     /// The channel must have room for a notice of every open ticket: settling does not wait.
     pub fn new(sequence: u64, slot: Option<Slot>, notices: mpsc::Sender<Notice>) -> Self {
-        Self { sequence, slot, notices, settled: false }
+        Self { sequence, slot, span: None, notices, settled: false }
     }
 
     /// The job's stream sequence.
@@ -77,6 +82,16 @@ impl Ticket {
         }
     }
 
+    /// The job is recorded: this is its span.
+    pub fn record(&mut self, span: Box<Processing>) {
+        self.span = Some(span);
+    }
+
+    /// The job's span, if it is recorded.
+    pub fn span(&mut self) -> Option<&mut Processing> {
+        self.span.as_deref_mut()
+    }
+
     /// Ends the claim.
     pub fn settle(mut self, verdict: Verdict) {
         self.send(verdict);
@@ -86,8 +101,8 @@ impl Ticket {
         if std::mem::replace(&mut self.settled, true) {
             return;
         }
-        let (sequence, slot) = (self.sequence, self.slot.take());
-        if self.notices.try_send(Notice::Settled { sequence, verdict, slot }).is_err() {
+        let (sequence, slot, span) = (self.sequence, self.slot.take(), self.span.take());
+        if self.notices.try_send(Notice::Settled { sequence, verdict, slot, span }).is_err() {
             // The settle task is gone (the process is ending) or the sizing above is broken. The server redelivers
             // after ack_wait, and the result's dedup id keeps a second answer from being stored.
             tracing::warn!(sequence, ?verdict, "settlement lost, the job will be delivered again");

@@ -87,18 +87,19 @@ impl Point {
 impl Histogram {
     /// Upper bound and count of each bucket that holds something, ascending.
     pub fn bars(&self) -> Vec<(f64, u64)> {
-        let (first, rest): (Option<(f64, u64)>, Vec<(f64, u64)>) = match &self.buckets {
+        let mut bars: Vec<(f64, u64)> = match &self.buckets {
             Buckets::Exponential { scale, offset, zero, counts } => {
                 let bound = |index: usize| bound(*scale, i64::from(*offset) + index as i64 + 1);
-                let bars = counts.iter().enumerate().map(|(index, count)| (bound(index), *count));
-                (Some((0.0, *zero)), bars.collect())
+                let positive = counts.iter().enumerate().map(|(index, count)| (bound(index), *count));
+                [(0.0, *zero)].into_iter().chain(positive).collect()
             }
             Buckets::Explicit { bounds, counts } => {
                 let bounds = bounds.iter().copied().chain([f64::INFINITY]);
-                (None, bounds.zip(counts.iter().copied()).collect())
+                bounds.zip(counts.iter().copied()).collect()
             }
         };
-        first.into_iter().chain(rest).filter(|(_, count)| *count > 0).collect()
+        bars.retain(|(_, count)| *count > 0);
+        bars
     }
 
     /// How many values are at most `bound`. Exact where `bound` is one of the buckets' own, else a lower limit.

@@ -26,7 +26,7 @@ use crate::registry::{self, Loaded};
 use crate::rescue::{self, Claim, Left};
 use crate::run::Instances;
 use crate::shutdown::Stopper;
-use crate::telemetry::{Counters, Health, Looks};
+use crate::telemetry::{Health, Looks, Vitals};
 
 /// Longest wait for jobs to be given back when a drain is cut short.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -43,6 +43,8 @@ pub struct App {
     settle: JoinHandle<()>,
     /// Outlives even that: without a client nothing can be answered.
     keeper: JoinHandle<()>,
+    /// Look and answer questions; end when they are dropped.
+    _observers: JoinSet<()>,
     /// Engine instances that cannot go on.
     broken: mpsc::Receiver<Broken>,
     engines: Vec<registry::Started>,
@@ -84,35 +86,48 @@ pub struct GraceOver(u128);
 impl App {
     /// Connects, takes up what a dead worker left, loads and warms up the models, makes streams and consumers ready, and
     /// starts the stages.
-    pub async fn start(config: &Config, health: Arc<Health>, counters: Arc<Counters>) -> anyhow::Result<Self> {
+    pub async fn start(config: &Config, vitals: &Vitals) -> anyhow::Result<Self> {
         registry::check_dir(&config.models)?;
         let ends = Ends::new(config.limits.in_flight);
-        let kept = keeper(config, &ends, &health, &counters).connect().await?;
+        let kept = keeper(config, &ends, vitals).connect().await?;
         let nats = kept.current();
         let keeper = tokio::spawn(kept.run());
         let witness = Arc::new(OnceLock::new());
         let mut left = match jobs_made(&nats.context(), config).await {
-            Some(made) => claim(config, made, config.streams.ack_wait(), &nats, &counters).await,
+            Some(made) => claim(config, made, config.streams.ack_wait(), &nats, vitals).await,
             // The first start: nobody can have left anything.
             None => Left::default(),
         };
         left.ledger.iter().for_each(|ledger| drop(witness.set(ledger.witness())));
         let loaded = tokio::select! {
-            loaded = load(config, &ends, &counters, &witness) => loaded?,
+            loaded = load(config, &ends, vitals, &witness) => loaded?,
             never = left.keep_alive(&nats, config.streams.ack_wait()) => match never {},
         };
         let models = loaded.routes.models.keys().cloned().collect();
         let ready = make_ready(config, &nats.context(), models).await?;
         if left.ledger.is_none() {
-            left = claim(config, ready.jobs_made, ready.ack_wait, &nats, &counters).await;
+            left = claim(config, ready.jobs_made, ready.ack_wait, &nats, vitals).await;
             left.ledger.iter().for_each(|ledger| drop(witness.set(ledger.witness())));
         }
         left.ledger.iter().for_each(|ledger| ledger.set_ack_wait(ready.ack_wait));
-        drop(health.models.set(loaded.reports));
-        let stages = Stages { config, nats: nats.clone(), health: &health, counters: &counters, ready };
-        let Started { stopper, tasks, settle, broken } = stages.start(ends, loaded.routes, left).await;
+        drop(vitals.health.models.set(loaded.reports));
+        let stages = Stages { config, nats: nats.clone(), vitals, ready };
+        let Started { stopper, tasks, settle, broken, observers } = stages.start(ends, loaded.routes, left).await;
         let (engines, max_hold) = (loaded.engines, config.limits.max_hold);
-        Ok(Self { stopper, tasks, settle, keeper, broken, engines, max_hold, witness, health, nats })
+        let health = Arc::clone(&vitals.health);
+        Ok(Self {
+            stopper,
+            tasks,
+            settle,
+            keeper,
+            _observers: observers,
+            broken,
+            engines,
+            max_hold,
+            witness,
+            health,
+            nats,
+        })
     }
 
     /// Waits for a reason not to go on; there is none before [`Self::drain`] in the ordinary course.
@@ -183,14 +198,14 @@ impl App {
     }
 }
 
-fn keeper(config: &Config, ends: &Ends, health: &Arc<Health>, counters: &Arc<Counters>) -> Keeper {
+fn keeper(config: &Config, ends: &Ends, vitals: &Vitals) -> Keeper {
     Keeper {
         config: config.nats.clone(),
         name: config.worker.clone(),
         subscriptions: ends.subscriptions,
         window: config.limits.publish_window,
-        health: Arc::clone(health),
-        counters: Arc::clone(counters),
+        health: Arc::clone(&vitals.health),
+        counters: Arc::clone(&vitals.counters),
     }
 }
 
@@ -200,9 +215,9 @@ async fn jobs_made(context: &Context, config: &Config) -> Option<i128> {
     Some(stream.cached_info().created.unix_timestamp_nanos())
 }
 
-async fn claim(config: &Config, made: i128, ack_wait: Duration, nats: &Current, counters: &Counters) -> Left {
+async fn claim(config: &Config, made: i128, ack_wait: Duration, nats: &Current, vitals: &Vitals) -> Left {
     let (context, capacity) = (&nats.context(), config.limits.in_flight);
-    let (namespace, config) = (&config.namespace, &config.ledger);
+    let (namespace, config, counters) = (&config.namespace, &config.ledger, &*vitals.counters);
     rescue::claim(Claim { config, namespace, made, capacity, ack_wait, context, counters }).await
 }
 
@@ -210,7 +225,7 @@ async fn claim(config: &Config, made: i128, ack_wait: Duration, nats: &Current, 
 async fn load(
     config: &Config,
     ends: &Ends,
-    counters: &Arc<Counters>,
+    vitals: &Vitals,
     witness: &Arc<OnceLock<Witness>>,
 ) -> anyhow::Result<Loaded> {
     let (device, threads) = (config.device, config.models.threads);
@@ -220,12 +235,13 @@ async fn load(
         loader: Arc::new(loader),
         idle: ends.idle.0.clone(),
         outcomes: ends.outcomes.0.clone(),
-        counters: Arc::clone(counters),
+        counters: Arc::clone(&vitals.counters),
+        spans: vitals.spans.clone(),
         broken: ends.broken.0.clone(),
         witness: Arc::clone(witness),
         next: Arc::new(AtomicU64::new(0)),
     };
-    Ok(registry::load(&config.models, &device, &|model, file| instances.spawn(model, file)).await?)
+    Ok(registry::load(&config.models, &device, &vitals.meters, &|model, file| instances.spawn(model, file)).await?)
 }
 
 /// Makes streams and consumers ready, or says how they differ from what is needed.

@@ -11,14 +11,17 @@ use crate::batch::Batcher;
 use crate::config::Config;
 use crate::decode::{Decoder, Redelivery};
 use crate::intake::{Intake, Journal};
+use crate::lag::LagWatch;
 use crate::link::Current;
 use crate::message::{Broken, Consumer, Idle, Job, Outcome};
 use crate::publish::{Names, Publisher};
 use crate::rescue::{Left, Recoverer, Stray, Sweeper};
+use crate::respond::Responder;
 use crate::route::Routes;
 use crate::settle::Settler;
 use crate::shutdown::{self, Stopped, Stopper};
-use crate::telemetry::{Counters, Health};
+use crate::status::Status;
+use crate::telemetry::{SlowLog, Vitals};
 use crate::ticket::{Closed, Notice};
 
 /// Both ends of every channel.
@@ -66,8 +69,7 @@ struct Into {
 pub(super) struct Stages<'a> {
     pub(super) config: &'a Config,
     pub(super) nats: Current,
-    pub(super) health: &'a Arc<Health>,
-    pub(super) counters: &'a Arc<Counters>,
+    pub(super) vitals: &'a Vitals,
     pub(super) ready: Ready,
 }
 
@@ -77,6 +79,8 @@ pub(super) struct Started {
     pub(super) tasks: JoinSet<&'static str>,
     pub(super) settle: JoinHandle<()>,
     pub(super) broken: mpsc::Receiver<Broken>,
+    /// Beside the chain: they look and answer questions, and hold no job.
+    pub(super) observers: JoinSet<()>,
 }
 
 impl Stages<'_> {
@@ -100,19 +104,35 @@ impl Stages<'_> {
         let into = Into { jobs: jobs.0, outcomes: outcomes.0, notices: notices.0, stopped };
         let recoverer = self.recoverer(strays, consumers.clone(), into.clone());
         tasks.spawn(async { named("recover", recoverer.run()).await });
+        let observers = self.observers(consumers.clone());
         let intake = self.intake(consumers, into, closed.1, adopted, journal);
         tasks.spawn(async { named("intake", intake.run()).await });
-        Started { stopper, tasks, settle, broken: broken.1 }
+        Started { stopper, tasks, settle, broken: broken.1, observers }
+    }
+
+    fn observers(&self, consumers: Vec<Arc<Consumer>>) -> JoinSet<()> {
+        let (nats, stream) = (self.nats.clone(), self.names().jobs);
+        let lag = LagWatch { nats: nats.clone(), stream, consumers, health: Arc::clone(&self.vitals.health) };
+        let status = Status {
+            worker: self.config.worker.clone(),
+            permits: self.config.limits.in_flight,
+            vitals: self.vitals.clone(),
+        };
+        let responder = Responder { nats, subject: self.config.namespace.status_subject(), status };
+        let mut observers = JoinSet::new();
+        observers.spawn(lag.run());
+        observers.spawn(responder.run());
+        observers
     }
 
     fn settler(&self, closed: mpsc::Sender<Closed>) -> Settler {
         Settler {
             nats: self.nats.clone(),
             jobs: self.names().jobs,
-            link: self.health.link.subscribe(),
+            link: self.vitals.health.link.subscribe(),
             closed,
             ack_wait: self.ready.ack_wait,
-            counters: Arc::clone(self.counters),
+            vitals: self.vitals.clone(),
         }
     }
 
@@ -122,8 +142,8 @@ impl Stages<'_> {
             nats: self.nats.clone(),
             names: self.names(),
             window: self.config.limits.publish_window,
-            counters: Arc::clone(self.counters),
-            health: Arc::clone(self.health),
+            vitals: self.vitals.clone(),
+            slow: SlowLog::new(self.config.slow_job),
         }
     }
 
@@ -136,7 +156,7 @@ impl Stages<'_> {
     ) -> Batcher {
         // The write end is dropped: models are loaded once, at start.
         let (_, routes) = watch::channel(Arc::new(routes));
-        let (counters, health) = (Arc::clone(self.counters), Arc::clone(self.health));
+        let (counters, health) = (Arc::clone(&self.vitals.counters), Arc::clone(&self.vitals.health));
         Batcher { inbox, idle, routes, outcomes, counters, health }
     }
 
@@ -149,7 +169,7 @@ impl Stages<'_> {
             outcomes,
             notices,
             stopped,
-            counters: Arc::clone(self.counters),
+            counters: Arc::clone(&self.vitals.counters),
         }
     }
 
@@ -165,7 +185,7 @@ impl Stages<'_> {
             outcomes,
             notices,
             stopped,
-            counters: Arc::clone(self.counters),
+            counters: Arc::clone(&self.vitals.counters),
         }
     }
 
@@ -192,21 +212,22 @@ impl Stages<'_> {
             notices,
             closed,
             stopped,
-            counters: Arc::clone(self.counters),
-            health: Arc::clone(self.health),
+            vitals: self.vitals.clone(),
         }
     }
 
     fn decoder(&self) -> Decoder {
         let Ready { ack_wait, max_deliver, .. } = self.ready;
         let redelivery = Redelivery { ack_wait, max_deliver };
-        Decoder { stream: self.names().jobs, max_bytes: self.config.limits.job_bytes, redelivery }
+        let (max_bytes, tracing) = (self.config.limits.job_bytes, self.vitals.tracing.clone());
+        Decoder { stream: self.names().jobs, max_bytes, redelivery, tracing }
     }
 
     fn names(&self) -> Names {
         let namespace = self.config.namespace.clone();
         let [jobs, results, dlq] = ["JOBS", "RESULTS", "DLQ"].map(|kind| namespace.stream(kind));
-        Names { namespace, worker: self.config.worker.clone(), jobs, results, dlq }
+        let propagation = self.vitals.tracing.propagation;
+        Names { namespace, worker: self.config.worker.clone(), jobs, results, dlq, propagation }
     }
 }
 

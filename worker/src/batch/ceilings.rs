@@ -49,6 +49,11 @@ impl<K: Eq + Hash> Ceilings<K> {
         changed
     }
 
+    /// Most rows for a batch of any shape that is known to have a ceiling, or of any at all.
+    pub fn lowest(&self) -> usize {
+        self.known.values().map(|ceiling| ceiling.rows).min().unwrap_or(self.max_rows)
+    }
+
     /// Those that bind.
     pub fn iter(&self) -> impl Iterator<Item = (&K, usize)> {
         self.known.iter().map(|(key, ceiling)| (key, ceiling.rows))

@@ -14,6 +14,7 @@ use gristmill_schemas::Lane;
 
 use super::ceilings::Ceilings;
 use super::queue::{Queue, Room, Waiting};
+use crate::telemetry::CloseReason;
 
 /// One batch in this many starts with the bulk lane, if bulk jobs wait: bulk keeps an eighth of the engine under any
 /// online load.
@@ -48,6 +49,17 @@ pub struct Facts {
     pub is_last: bool,
     /// It may kill a worker: it runs alone, lower ranks first.
     pub suspect: Option<u64>,
+}
+
+/// A batch: its shape, its jobs, and why it was closed.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Closed<K, J> {
+    /// What its jobs have in common.
+    pub key: K,
+    /// At least one.
+    pub jobs: Vec<J>,
+    /// Why now.
+    pub reason: CloseReason,
 }
 
 /// Jobs `J` of one model, by shape `K`.
@@ -131,15 +143,15 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     }
 
     /// The next batch for an idle engine, if one is due: one shape, never over the limits unless a job alone is.
-    pub fn take(&mut self, now: Instant) -> Option<(K, Vec<J>)> {
+    pub fn take(&mut self, now: Instant) -> Option<Closed<K, J>> {
         let bulk_first = self.batches % BULK_FLOOR == BULK_FLOOR - 1;
         let due = self.queues.iter().filter(|(key, queue)| queue.due(&self.limits_of(key)) <= now);
         let key = due.min_by_key(|(_, queue)| queue.rank(bulk_first)).map(|(key, _)| key.clone());
         let is_solo = key.is_none() || self.batches.is_multiple_of(SOLO_TURN);
         let batch = match (is_solo, key) {
             (true, None) => self.take_suspect()?,
-            (true, Some(key)) => self.take_suspect().unwrap_or_else(|| self.fill(key, bulk_first)),
-            (false, key) => self.fill(key?, bulk_first),
+            (true, Some(key)) => self.take_suspect().unwrap_or_else(|| self.fill(key, bulk_first, now)),
+            (false, key) => self.fill(key?, bulk_first, now),
         };
         self.batches = self.batches.wrapping_add(1);
         Some(batch)
@@ -149,16 +161,17 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         Limits { max_rows: self.ceilings.max_rows(key), ..self.limits }
     }
 
-    fn take_suspect(&mut self) -> Option<(K, Vec<J>)> {
+    fn take_suspect(&mut self) -> Option<Closed<K, J>> {
         let (key, waiting) = self.suspects.pop_front()?;
         self.waiting[waiting.facts.lane as usize] -= 1;
-        Some((key, vec![waiting.job]))
+        Some(Closed { key, jobs: vec![waiting.job], reason: CloseReason::Solo })
     }
 
     /// Takes what fits into one batch out of a queue.
-    fn fill(&mut self, key: K, bulk_first: bool) -> (K, Vec<J>) {
-        let Limits { max_rows: rows, max_elements: elements, .. } = self.limits_of(&key);
+    fn fill(&mut self, key: K, bulk_first: bool, now: Instant) -> Closed<K, J> {
+        let limits @ Limits { max_rows: rows, max_elements: elements, .. } = self.limits_of(&key);
         let queue = self.queues.get_mut(&key).expect("the key was found in the queues");
+        let reason = queue.reason(&limits, now);
         let mut jobs = Vec::new();
         let mut room = Room { rows, elements, is_empty: true };
         let order = if bulk_first { [Lane::Bulk, Lane::Online] } else { Lane::ALL };
@@ -176,7 +189,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
                 queue.recall();
             }
         }
-        (key, jobs)
+        Closed { key, jobs, reason }
     }
 
     /// When to look again, if nothing else happens: the next batch falls due or the next deadline passes.
@@ -194,6 +207,11 @@ mod tests {
 
     const DELAY: Duration = Duration::from_millis(10);
 
+    /// The next batch, without the reason.
+    fn take(former: &mut Former<&'static str, u32>, now: Instant) -> Option<(&'static str, Vec<u32>)> {
+        former.take(now).map(|Closed { key, jobs, .. }| (key, jobs))
+    }
+
     fn former(max_rows: usize, max_delay: Duration) -> Former<&'static str, u32> {
         Former::new(Limits { max_rows, max_elements: usize::MAX, max_delay })
     }
@@ -209,10 +227,10 @@ mod tests {
     #[test]
     fn an_idle_engine_takes_what_is_there_when_no_delay_is_set() {
         let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
-        assert!(former.take(now).is_none());
+        assert!(take(&mut former, now).is_none());
         former.push("a", 1, online(1), now);
-        assert_eq!(former.take(now), Some(("a", vec![1])));
-        assert!(former.take(now).is_none() && former.next_wake().is_none());
+        assert_eq!(take(&mut former, now), Some(("a", vec![1])));
+        assert!(take(&mut former, now).is_none() && former.next_wake().is_none());
     }
 
     #[test]
@@ -220,15 +238,32 @@ mod tests {
         let now = Instant::now();
         let mut waits = former(4, DELAY);
         waits.push("a", 1, online(1), now);
-        assert!(waits.take(now).is_none());
+        assert!(take(&mut waits, now).is_none());
         assert_eq!(waits.next_wake(), Some(now + DELAY));
-        assert!(waits.take(now + DELAY).is_some());
+        assert!(take(&mut waits, now + DELAY).is_some());
         let mut full = former(4, DELAY);
         (0..4).for_each(|job| full.push("a", job, online(1), now));
-        assert_eq!(full.take(now).map(|(_, jobs)| jobs.len()), Some(4));
+        assert_eq!(take(&mut full, now).map(|(_, jobs)| jobs.len()), Some(4));
         let mut closing = former(4, DELAY);
         closing.push("a", 1, Facts { is_last: true, ..online(1) }, now);
-        assert!(closing.take(now).is_some());
+        assert!(take(&mut closing, now).is_some());
+    }
+
+    #[test]
+    fn a_batch_says_why_it_was_closed() {
+        let now = Instant::now();
+        let reason = |max_delay, facts: &[Facts], at: Instant| {
+            let mut former = former(4, max_delay);
+            facts.iter().for_each(|facts| former.push("a", 0, *facts, now));
+            former.take(at).map(|closed| closed.reason)
+        };
+        let soon = Facts { deadline: Some(now + DELAY), ..online(1) };
+        assert_eq!(reason(DELAY, &[online(4)], now), Some(CloseReason::Full));
+        assert_eq!(reason(DELAY, &[online(1)], now + DELAY), Some(CloseReason::Timeout));
+        assert_eq!(reason(DELAY, &[soon], now + DELAY / 2), Some(CloseReason::Deadline));
+        assert_eq!(reason(DELAY, &[Facts { is_last: true, ..online(1) }], now), Some(CloseReason::Idle));
+        assert_eq!(reason(Duration::ZERO, &[online(1)], now), Some(CloseReason::Idle));
+        assert_eq!(reason(DELAY, &[Facts { suspect: Some(1), ..online(1) }], now), Some(CloseReason::Solo));
     }
 
     #[test]
@@ -236,9 +271,9 @@ mod tests {
         let (mut former, now) = (former(2, DELAY), Instant::now());
         (0..2).for_each(|job| former.push("a", job, online(1), now));
         former.push("a", 2, Facts { is_last: true, ..online(1) }, now);
-        assert_eq!(former.take(now).map(|(_, jobs)| jobs.len()), Some(2));
-        assert!(former.take(now).is_none());
-        assert!(former.take(now + DELAY).is_some());
+        assert_eq!(take(&mut former, now).map(|(_, jobs)| jobs.len()), Some(2));
+        assert!(take(&mut former, now).is_none());
+        assert!(take(&mut former, now + DELAY).is_some());
     }
 
     #[test]
@@ -246,7 +281,7 @@ mod tests {
         let now = Instant::now();
         let mut former = Former::new(Limits { max_rows: 100, max_elements: 30, max_delay: DELAY });
         (0..4).for_each(|job| former.push("a", job, Facts { elements: 10, ..online(1) }, now));
-        assert_eq!(former.take(now), Some(("a", vec![0, 1, 2])));
+        assert_eq!(take(&mut former, now), Some(("a", vec![0, 1, 2])));
     }
 
     #[test]
@@ -256,7 +291,7 @@ mod tests {
         for job in 10..50 {
             former.push("a", job, online(1), now);
         }
-        let batches: Vec<Vec<u32>> = std::iter::from_fn(|| former.take(now)).map(|(_, jobs)| jobs).collect();
+        let batches: Vec<Vec<u32>> = std::iter::from_fn(|| take(&mut former, now)).map(|(_, jobs)| jobs).collect();
         let alone: Vec<usize> = (0..batches.len()).filter(|at| batches[*at][0] < 10).collect();
         assert_eq!(alone, [0, 4, 7], "while others wait one in four is a suspect's, then each: {batches:?}");
         assert_eq!(alone.iter().map(|at| &batches[*at][..]).collect::<Vec<_>>(), [[0], [1], [2]], "lower ranks first");
@@ -277,8 +312,8 @@ mod tests {
         let (mut former, now) = (former(8, DELAY), Instant::now());
         former.ceilings.lower("a", 2, now);
         (0..3).for_each(|job| former.push("a", job, online(1), now));
-        assert_eq!(former.take(now), Some(("a", vec![0, 1])));
-        assert_eq!(former.take(now), None);
+        assert_eq!(take(&mut former, now), Some(("a", vec![0, 1])));
+        assert_eq!(take(&mut former, now), None);
     }
 
     #[test]
@@ -297,7 +332,7 @@ mod tests {
         former.push("a", 2, online(1), now);
         assert!(former.take_expired(now).is_empty());
         assert_eq!(former.take_expired(deadline), vec![(1, deadline)]);
-        assert_eq!(former.take(now + DELAY), Some(("a", vec![2])));
+        assert_eq!(take(&mut former, now + DELAY), Some(("a", vec![2])));
     }
 
     #[test]
@@ -306,7 +341,7 @@ mod tests {
         for job in 0..6 {
             former.push(if job % 2 == 0 { "a" } else { "b" }, job, online(1), now);
         }
-        let mut batches = [former.take(now).unwrap(), former.take(now).unwrap()];
+        let mut batches = [take(&mut former, now).unwrap(), take(&mut former, now).unwrap()];
         batches.sort();
         assert_eq!(batches, [("a", vec![0, 2, 4]), ("b", vec![1, 3, 5])]);
     }
@@ -316,7 +351,7 @@ mod tests {
         let (mut former, now) = (former(1, Duration::ZERO), Instant::now());
         (0..100).for_each(|job| former.push("a", job, bulk(1), now));
         (100..200).for_each(|job| former.push("a", job, online(1), now));
-        let first: Vec<bool> = (0..16).map(|_| former.take(now).unwrap().1[0] >= 100).collect();
+        let first: Vec<bool> = (0..16).map(|_| take(&mut former, now).unwrap().1[0] >= 100).collect();
         assert_eq!(first.iter().filter(|online| !**online).count(), 2, "{first:?}");
         assert!(first[..7].iter().all(|online| *online));
     }
@@ -326,7 +361,7 @@ mod tests {
         let (mut former, now) = (former(3, Duration::ZERO), Instant::now());
         former.push("a", 1, bulk(1), now);
         former.push("a", 2, online(2), now);
-        assert_eq!(former.take(now), Some(("a", vec![2, 1])));
+        assert_eq!(take(&mut former, now), Some(("a", vec![2, 1])));
     }
 
     proptest! {
@@ -342,7 +377,7 @@ mod tests {
                 former.push(keys[key], job as u32, if is_bulk { bulk(rows) } else { online(rows) }, now);
             }
             let mut seen = vec![0; jobs.len()];
-            while let Some((key, batch)) = former.take(now) {
+            while let Some((key, batch)) = take(&mut former, now) {
                 let rows: usize = batch.iter().map(|&job| jobs[job as usize].2).sum();
                 prop_assert!(rows <= max_rows || batch.len() == 1);
                 prop_assert!(batch.iter().all(|&job| keys[jobs[job as usize].0] == key));

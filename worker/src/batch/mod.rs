@@ -3,6 +3,7 @@
 mod ceilings;
 mod former;
 mod queue;
+mod seal;
 mod task;
 
 pub use task::Batcher;

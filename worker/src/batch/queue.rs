@@ -6,6 +6,7 @@ use std::time::Instant;
 use gristmill_schemas::Lane;
 
 use super::former::{Facts, Limits};
+use crate::telemetry::CloseReason;
 
 #[derive(Debug)]
 pub(super) struct Queue<J> {
@@ -47,6 +48,20 @@ impl<J> Queue<J> {
         }
         // A job leaves the model at least half the time it had left on arrival.
         self.halfway.into_iter().fold(oldest + limits.max_delay, Instant::min)
+    }
+
+    /// Why an idle engine takes from this queue, which is due.
+    pub(super) fn reason(&self, limits: &Limits, now: Instant) -> CloseReason {
+        let oldest = self.heads().map(|waiting| waiting.since).min().expect("an empty queue is removed");
+        if self.rows >= limits.max_rows || self.elements >= limits.max_elements {
+            CloseReason::Full
+        } else if self.is_closing || limits.max_delay.is_zero() {
+            CloseReason::Idle
+        } else if oldest + limits.max_delay <= now {
+            CloseReason::Timeout
+        } else {
+            CloseReason::Deadline
+        }
     }
 
     pub(super) fn remove(&mut self, facts: &Facts) {

@@ -7,7 +7,8 @@ use std::time::Instant;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
-use super::former::{Facts, Former, Limits};
+use super::former::{Closed, Facts, Former, Limits};
+use super::seal::seal;
 use crate::message::{Batch, Ceiling, Idle, Job, Origin, Outcome, RoutedJob, Served, Tails};
 use crate::route::{Routed, Routes};
 use crate::telemetry::{CeilingReport, Count, Counters, Health};
@@ -86,7 +87,9 @@ impl Batcher {
     async fn admit(&self, lines: &mut Lines, routes: &Routes, job: Job) {
         let consumer = Arc::clone(&job.envelope.origin.consumer);
         match routes.route(job) {
-            Ok(Routed { model, tails, job }) => {
+            Ok(Routed { model, tails, mut job }) => {
+                let now = Instant::now();
+                job.envelope.marks.queued = Some(now);
                 let facts = Facts {
                     lane: consumer.lane,
                     rows: job.part.rows,
@@ -96,7 +99,7 @@ impl Batcher {
                     is_last: job.envelope.origin.pending == 0,
                     suspect: job.is_suspect.then(|| rank(&job.envelope.origin)),
                 };
-                line(lines, &model).former.push(tails, job, facts, Instant::now());
+                line(lines, &model).former.push(tails, job, facts, now);
             }
             Err(refusal) => self.refuse(*refusal).await,
         }
@@ -114,8 +117,10 @@ impl Batcher {
         self.report_ceilings(lines);
     }
 
+    /// For `/status`, and as the limit that batches have at present.
     fn report_ceilings(&self, lines: &Lines) {
         let of = |(model, line): &(Arc<Served>, Line)| {
+            model.meters.limit.store(line.former.ceilings.lowest(), Ordering::Relaxed);
             let report = |(tails, max_rows): (&Tails, usize)| CeilingReport {
                 model: model.name.to_string(),
                 shape: tails.clone(),
@@ -137,11 +142,13 @@ impl Batcher {
                 self.refuse(Outcome::expired(job.envelope, deadline, now)).await;
             }
             while let Some(slot) = line.idle.pop() {
-                let Some((tails, jobs)) = line.former.take(now) else {
+                let Some(Closed { key: tails, mut jobs, reason }) = line.former.take(now) else {
                     line.idle.push(slot);
                     break;
                 };
-                let batch = Batch { model: Arc::clone(model), tails, jobs, sealed: now };
+                let most = line.former.ceilings.max_rows(&tails);
+                let seal = seal(&mut jobs, model, &tails, most, (now, reason));
+                let batch = Batch { model: Arc::clone(model), tails, jobs, seal };
                 self.counters.inc(Count::Batches);
                 if batch.jobs.iter().any(|job| job.is_suspect) {
                     self.counters.inc(Count::SoloRuns);
@@ -168,9 +175,14 @@ impl Batcher {
     }
 
     fn report(&self, lines: &Lines) {
-        let sum = |lane: usize| lines.values().map(|(_, line)| line.former.waiting()[lane]).sum();
         for (lane, queued) in self.health.queued.iter().enumerate() {
-            queued.store(sum(lane), Ordering::Relaxed);
+            let mut sum = 0;
+            for (model, line) in lines.values() {
+                let waiting = line.former.waiting()[lane];
+                model.meters.queued[lane].store(waiting, Ordering::Relaxed);
+                sum += waiting;
+            }
+            queued.store(sum, Ordering::Relaxed);
         }
     }
 }

@@ -12,7 +12,7 @@ use async_nats::{Client, ServerAddr};
 pub use self::keep::Keeper;
 use self::options::options;
 use crate::settings::Section;
-use crate::telemetry::Health;
+use crate::telemetry::{Health, Server};
 
 /// Where NATS is unless set otherwise.
 const DEFAULT_URL: &str = "nats://127.0.0.1:4222";
@@ -38,6 +38,13 @@ pub struct Config {
 }
 
 impl Config {
+    /// The first server, for attributes.
+    pub fn server(&self) -> Server {
+        let first = self.servers.first();
+        let address = first.map(|server| server.host().to_owned()).unwrap_or_default();
+        Server { address, port: first.map_or(0, ServerAddr::port) }
+    }
+
     /// Reads the section `nats`. Secrets are named by the file that holds them, never given themselves.
     pub fn read(section: &mut Section<'_>) -> Self {
         let servers = section.parsed("url", DEFAULT_URL, |text| {

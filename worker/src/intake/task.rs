@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
@@ -16,7 +17,7 @@ use crate::decode::Decoder;
 use crate::link::Current;
 use crate::message::{Consumer, Delivery, Job, Origin, Outcome, Suspicion};
 use crate::shutdown::Stopped;
-use crate::telemetry::{Count, Counters, Health, Link};
+use crate::telemetry::{ConsumerMeters, Count, Link, Vitals};
 use crate::ticket::{Closed, Notice, Ticket};
 
 /// A consumer that cannot serve is asked again after this long.
@@ -56,17 +57,16 @@ pub struct Intake {
     pub closed: mpsc::Receiver<Closed>,
     /// The end.
     pub stopped: Stopped,
-    /// Written: deliveries.
-    pub counters: Arc<Counters>,
-    /// Written: jobs in flight, pulling. Read: whether the connection is up and results can be stored; otherwise nothing
-    /// is asked for, since requests would pile up in the client, and jobs in the worker.
-    pub health: Arc<Health>,
+    /// Written: deliveries, jobs in flight, pulling, consumers that refuse pulls. Read: whether the connection is up and
+    /// results can be stored; otherwise nothing is asked for, since requests would pile up in the client, and jobs in the
+    /// worker.
+    pub vitals: Vitals,
 }
 
 impl Intake {
     /// Runs until the stop is announced and the last pull has ended. Jobs that come in between are given back.
     pub async fn run(self) {
-        let Self { nats, stream, consumers, journal, decoder, notices, counters, health, .. } = self;
+        let Self { nats, stream, consumers, journal, decoder, notices, vitals, .. } = self;
         let next = consumers.iter().map(|c| format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", c.name)).collect();
         let mut credit = Credit::new(self.capacity, self.ack_wait, consumers.iter().map(|consumer| consumer.lane));
         self.adopted.into_iter().for_each(|sequence| credit.adopt(sequence));
@@ -76,14 +76,15 @@ impl Intake {
             out: Some((self.jobs, self.outcomes)),
             credit,
             next,
+            meters: consumers.iter().map(|c| vitals.meters.consumer(&c.name, &c.model)).collect(),
             consumers,
             journal,
             decoder,
             notices,
-            link: health.link.subscribe(),
-            stalled: health.stalled.subscribe(),
-            counters,
-            health,
+            link: vitals.health.link.subscribe(),
+            stalled: vitals.health.stalled.subscribe(),
+            refusing: BTreeMap::new(),
+            vitals,
         };
         puller.run(self.closed, self.stopped).await;
     }
@@ -96,6 +97,8 @@ struct Puller {
     /// Subject to ask each consumer on.
     next: Vec<String>,
     consumers: Vec<Arc<Consumer>>,
+    /// Of each consumer.
+    meters: Vec<ConsumerMeters>,
     credit: Credit,
     journal: Journal,
     decoder: Decoder,
@@ -104,13 +107,14 @@ struct Puller {
     out: Option<(mpsc::Sender<Job>, mpsc::Sender<Outcome>)>,
     link: watch::Receiver<Link>,
     stalled: watch::Receiver<Option<String>>,
-    counters: Arc<Counters>,
-    health: Arc<Health>,
+    /// Consumers that refused the last pull, and why.
+    refusing: BTreeMap<String, String>,
+    vitals: Vitals,
 }
 
 impl Puller {
     async fn run(mut self, mut closed: mpsc::Receiver<Closed>, mut stopped: Stopped) {
-        self.health.pulling.store(true, Ordering::Relaxed);
+        self.vitals.health.pulling.store(true, Ordering::Relaxed);
         let mut losses = self.link.borrow_and_update().losses;
         let mut touch = interval(TOUCH);
         touch.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -118,8 +122,8 @@ impl Puller {
             let now = Instant::now();
             let lost = self.credit.write_off(now) as u64;
             if lost > 0 {
-                self.counters.add(Count::PullsLost, lost);
-                self.inbox.lost(&self.counters, now).await;
+                self.vitals.counters.add(Count::PullsLost, lost);
+                self.inbox.lost(&self.vitals.counters, now).await;
             }
             if self.may_ask() {
                 for pull in self.credit.grant(now) {
@@ -158,12 +162,12 @@ impl Puller {
                 }
                 () = stopped.wait(), if self.out.is_some() => {
                     self.out = None;
-                    self.health.pulling.store(false, Ordering::Relaxed);
+                    self.vitals.health.pulling.store(false, Ordering::Relaxed);
                 }
             }
-            self.health.in_flight.store(self.credit.in_flight(), Ordering::Relaxed);
+            self.vitals.health.in_flight.store(self.credit.in_flight(), Ordering::Relaxed);
         }
-        self.health.pulling.store(false, Ordering::Relaxed);
+        self.vitals.health.pulling.store(false, Ordering::Relaxed);
         self.outlast(closed).await;
     }
 
@@ -214,15 +218,31 @@ impl Puller {
                 let index = index as usize;
                 // Only the server answers on our inbox, but an index is not taken on trust.
                 let Some(consumer) = self.consumers.get(index) else { return };
+                let name = consumer.name.clone();
                 let retry_at = match status {
                     Status::Failed(reason) => {
-                        tracing::warn!(consumer = consumer.name, reason, "a pull failed");
+                        tracing::warn!(consumer = name, reason, "a pull failed");
+                        self.refused(name, Some(reason));
                         Some(Instant::now() + RETRY)
                     }
-                    _ => None,
+                    _ => {
+                        self.refused(name, None);
+                        None
+                    }
                 };
                 self.credit.ended(index, id, retry_at);
             }
+        }
+    }
+
+    /// Takes down whether a consumer refuses pulls.
+    fn refused(&mut self, consumer: String, reason: Option<String>) {
+        let before = match reason.clone() {
+            Some(reason) => self.refusing.insert(consumer, reason),
+            None => self.refusing.remove(&consumer),
+        };
+        if before != reason {
+            self.vitals.health.refusing.send_replace(self.refusing.clone());
         }
     }
 
@@ -234,13 +254,21 @@ impl Puller {
             Err(error) => return tracing::warn!(%error, subject = %message.subject, "not a JetStream delivery"),
         };
         let Some(index) = self.consumers.iter().position(|consumer| consumer.name == info.consumer) else { return };
-        self.counters.inc(Count::Received);
+        if !self.refusing.is_empty() {
+            self.refused(self.consumers[index].name.clone(), None);
+        }
+        self.vitals.counters.inc(Count::Received);
+        let meters = &self.meters[index];
+        meters.consumed.add(1);
+        if info.delivered > 1 {
+            meters.redelivered.add(1);
+        }
         let (sequence, pending) = (info.stream_sequence, info.pending);
         let (published, deliveries) = (info.published, info.delivered);
         let jetstream::Message { message, .. } = message;
         let Some(ack) = message.reply else { return };
         if self.credit.delivered(index, sequence, pending) == Admission::Duplicate {
-            self.counters.inc(Count::DuplicateDeliveries);
+            self.vitals.counters.inc(Count::DuplicateDeliveries);
             return self.tell(Notice::Renewed { sequence, ack }).await;
         }
         // Entered before it goes anywhere: whatever it may do to the process, it can be found.
@@ -261,8 +289,11 @@ impl Puller {
             suspicion: if was_returned { Suspicion::Cleared } else { Suspicion::ByDeliveries },
         };
         // A closed channel means that the next stage is gone: what is sent is dropped, and its job given back.
+        let meters = &self.meters[index];
         match self.decoder.decode(Delivery { ticket, origin }, now) {
             Ok(job) => {
+                meters.broker.record(job.envelope.in_stream.as_secs_f64());
+                meters.decode.record(job.envelope.marks.decoded.saturating_duration_since(received).as_secs_f64());
                 if job.is_suspect {
                     self.credit.suspected();
                 }

@@ -4,9 +4,10 @@ use async_nats::header::HeaderValue;
 use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use gristmill_schemas::{
-    DeadLetter, ErrorBody, ErrorCode, Namespace, Parameters, ResultBody, Shape, Tensor, dead_letter_header, header,
-    replayable_headers,
+    DeadLetter, ErrorBody, ErrorCode, Namespace, Parameters, ResultBody, Shape, Tensor, TraceContext,
+    dead_letter_header, header, replayable_headers,
 };
+use gristmill_telemetry::Propagation;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -26,6 +27,8 @@ pub struct Names {
     pub results: String,
     /// The dead-letter stream, likewise.
     pub dlq: String,
+    /// What of a job's trace is passed on.
+    pub propagation: Propagation,
 }
 
 /// How much of the job a dead letter carries. Together with its own headers, a job may be over a limit that it kept alone.
@@ -46,6 +49,15 @@ impl Keep {
 /// headers stay far below the server's 64 KiB.
 const PASSED_ON: [(&str, usize); 2] = [(header::TRACESTATE, 512), (header::BAGGAGE, 8192)];
 
+/// A job on its way out, and the span that its answer is sent by.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct From<'a> {
+    /// The job.
+    pub(super) envelope: &'a Envelope,
+    /// The span.
+    pub(super) context: TraceContext,
+}
+
 /// A message ready to be published.
 #[derive(Debug)]
 pub(super) struct Message {
@@ -56,38 +68,39 @@ pub(super) struct Message {
 
 impl Names {
     /// The dedup id of a job's result: the same in every redelivery and for success and error, so that one is stored.
-    fn result_id(&self, envelope: &Envelope) -> String {
+    pub(super) fn result_id(&self, envelope: &Envelope) -> String {
         let nanos = envelope.origin.published.unix_timestamp_nanos();
         format!("{}.{}.{nanos}", self.jobs, envelope.origin.sequence)
     }
 
-    pub(super) fn result(
-        &self,
-        envelope: &Envelope,
-        model: &Served,
-        outputs: &[Output],
-        parameters: Parameters,
-    ) -> Message {
+    /// Likewise of its dead letter.
+    pub(super) fn dead_letter_id(&self, envelope: &Envelope) -> String {
+        format!("dlq.{}", self.result_id(envelope))
+    }
+
+    pub(super) fn result(&self, from: From<'_>, model: &Served, outputs: &[Output], parameters: Parameters) -> Message {
         let body = ResultBody {
-            id: &envelope.id,
+            id: &from.envelope.id,
             model_name: model.name.as_str(),
             model_version: model.version.as_str(),
             outputs: outputs.iter().map(|output| tensor(model, output)).collect(),
             parameters,
         };
         let payload = body.encode().into();
-        self.reply(envelope, Some(model), "ok", payload)
+        self.reply(from, Some(model), "ok", payload)
     }
 
-    pub(super) fn error(&self, envelope: &Envelope, model: Option<&Served>, code: ErrorCode, message: &str) -> Message {
+    pub(super) fn error(&self, from: From<'_>, model: Option<&Served>, code: ErrorCode, message: &str) -> Message {
+        let envelope = from.envelope;
         let model_name = envelope.origin.consumer.model.as_str();
         let payload = ErrorBody { id: &envelope.id, model_name, code, message }.encode().into();
-        let mut reply = self.reply(envelope, model, "error", payload);
+        let mut reply = self.reply(from, model, "error", payload);
         set(&mut reply.headers, header::ERROR_CODE, code.as_str());
         reply
     }
 
-    fn reply(&self, envelope: &Envelope, model: Option<&Served>, status: &str, payload: Bytes) -> Message {
+    fn reply(&self, from: From<'_>, model: Option<&Served>, status: &str, payload: Bytes) -> Message {
+        let envelope = from.envelope;
         let name = &envelope.origin.consumer.model;
         let mut headers = HeaderMap::new();
         set(&mut headers, header::MSG_ID, &self.result_id(envelope));
@@ -100,14 +113,17 @@ impl Names {
             set(&mut headers, header::MODEL_DIGEST, &model.digest);
         }
         set(&mut headers, header::WORKER, &self.worker);
-        self.trace(&mut headers, envelope);
+        self.trace(&mut headers, from);
         Message { subject: self.namespace.result_subject(name, &envelope.reply), headers, payload }
     }
 
     /// Our span in the job's trace, and what travels with the trace untouched.
-    fn trace(&self, headers: &mut HeaderMap, envelope: &Envelope) {
-        set(headers, header::TRACEPARENT, &envelope.trace.to_string());
-        for (name, limit) in PASSED_ON {
+    fn trace(&self, headers: &mut HeaderMap, From { envelope, context }: From<'_>) {
+        let Propagation { trace_context, baggage } = self.propagation;
+        if trace_context {
+            set(headers, header::TRACEPARENT, &context.to_string());
+        }
+        for ((name, limit), _) in PASSED_ON.into_iter().zip([trace_context, baggage]).filter(|(_, passes)| *passes) {
             let value = envelope.origin.headers.as_ref().and_then(|headers| headers.get(name));
             if let Some(value) = value.filter(|value| (1..=limit).contains(&value.as_str().len())) {
                 headers.insert(name, value.clone());
@@ -144,7 +160,7 @@ impl Names {
         if matches!(keep, Keep::Payload | Keep::Nothing) {
             set(&mut headers, dead_letter_header::RAW_HEADERS, "omitted");
         }
-        set(&mut headers, header::MSG_ID, &format!("dlq.{}", self.result_id(envelope)));
+        set(&mut headers, header::MSG_ID, &self.dead_letter_id(envelope));
         set(&mut headers, header::EXPECTED_STREAM, &self.dlq);
         let payload = if with_payload { origin.payload.clone() } else { Bytes::new() };
         Message { subject: self.namespace.dlq_subject(&origin.consumer.model), headers, payload }

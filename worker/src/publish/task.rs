@@ -1,23 +1,19 @@
-use std::error::Error;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use async_nats::jetstream;
-use async_nats::jetstream::context::{PublishError, PublishErrorKind};
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use gristmill_schemas::{ErrorCode, header};
-use tokio::sync::{Notify, mpsc};
-use tokio::time::sleep;
+use gristmill_schemas::{ErrorCode, TraceContext, header};
+use gristmill_telemetry::within;
+use tokio::sync::mpsc;
 
-use super::encode::{Keep, Message, Names};
+use super::encode::{From, Keep, Names};
+use super::spans::{self, Sent};
+use super::store::{Kind, Store, Stored, TooLarge, Trail};
 use crate::link::Current;
 use crate::message::{Answer, Envelope, Outcome, Served};
-use crate::telemetry::{Count, Counters, Health};
+use crate::telemetry::{Count, Server, SlowLog, Vitals};
 use crate::ticket::Verdict;
-
-/// First and longest pause between two attempts to store the same message.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
 /// The publish task.
 pub struct Publisher {
@@ -29,35 +25,42 @@ pub struct Publisher {
     pub names: Names,
     /// Most outcomes being stored at once.
     pub window: usize,
-    /// Written: results.
-    pub counters: Arc<Counters>,
-    /// Written: that nothing can be stored at present.
-    pub health: Arc<Health>,
+    /// Written: results, that nothing can be stored at present, spans of jobs.
+    pub vitals: Vitals,
+    /// Which slow jobs are logged.
+    pub slow: SlowLog,
 }
 
-/// A message that the server would refuse in every attempt.
-struct TooLarge(String);
+/// Ends jobs.
+struct Finisher {
+    store: Store,
+    names: Names,
+    vitals: Vitals,
+    slow: SlowLog,
+    server: Arc<Server>,
+}
 
 impl Publisher {
     /// Runs until the inbox is closed and every outcome is stored.
     pub async fn run(mut self) {
-        let mut link = self.health.link.subscribe();
+        let mut link = self.vitals.health.link.subscribe();
         let mut losses = link.borrow_and_update().losses;
-        let (nats, names, counters, health) = (self.nats, self.names, self.counters, self.health);
-        let store = Store { nats, names, counters, health, lost: Notify::new() };
+        let (names, vitals, slow) = (self.names, self.vitals, self.slow);
+        let (store, server) = (Store::new(self.nats, vitals.clone()), Arc::clone(&vitals.tracing.server));
+        let finisher = Finisher { store, names, vitals, slow, server };
         let mut window = FuturesUnordered::new();
         let mut is_open = true;
         while is_open || !window.is_empty() {
             tokio::select! {
                 outcome = self.inbox.recv(), if is_open && window.len() < self.window => match outcome {
-                    Some(outcome) => window.push(store.finish(outcome)),
+                    Some(outcome) => window.push(finisher.finish(outcome)),
                     None => is_open = false,
                 },
                 Some(()) = window.next() => {}
                 Ok(()) = link.changed() => {
                     let seen = std::mem::replace(&mut losses, link.borrow_and_update().losses);
                     if losses > seen {
-                        store.lost.notify_waiters();
+                        finisher.store.connection_lost();
                     }
                 }
             }
@@ -65,40 +68,26 @@ impl Publisher {
     }
 }
 
-/// Why a message is not known to be stored.
-enum Unstored {
-    /// The server, or the client, says no.
-    Refused(PublishError),
-    /// The connection was lost: nobody will ever say.
-    Lost,
-}
-
-/// When a message was stored: the dedup id makes an earlier attempt, ours or another worker's, count.
-#[derive(Clone, Copy)]
-enum Stored {
-    Now,
-    /// In this place of the stream.
-    Before(u64),
-}
-
-struct Store {
-    nats: Current,
-    names: Names,
-    counters: Arc<Counters>,
-    health: Arc<Health>,
-    /// Told when the connection was lost.
-    lost: Notify,
-}
-
-impl Store {
+impl Finisher {
     /// Stores what an outcome calls for and settles its ticket. Dropped before that, the job is given back.
     async fn finish(&self, outcome: Outcome) {
-        let Outcome { envelope, answer } = outcome;
+        let Outcome { mut envelope, answer } = outcome;
+        // The ids that the answer carries; its span has them, if there is one.
+        let context = if envelope.trace.is_recorded { envelope.trace.child() } else { envelope.trace.context };
         let (model, code, message) = match answer {
             Answer::Ok { model, outputs, parameters } => {
-                match self.store(|| self.names.result(&envelope, &model, &outputs, parameters)).await {
+                let make = || {
+                    let began = Instant::now();
+                    let from = From { envelope: &envelope, context };
+                    let message = self.names.result(from, &model, &outputs, parameters);
+                    model.meters.encode.record(began.elapsed().as_secs_f64());
+                    message
+                };
+                let (stored, trail) = self.store.keep(Kind::Result, make).await;
+                match stored {
                     Ok(stored) => {
                         self.count(stored);
+                        self.answered(&mut envelope, &model, context, &trail);
                         return envelope.ticket.settle(Verdict::Done);
                     }
                     Err(TooLarge(reason)) => {
@@ -108,131 +97,179 @@ impl Store {
             }
             Answer::Refused { model, code, message } => (model, code, message),
         };
-        if code == ErrorCode::Quarantined && self.was_answered(&envelope, model.as_deref(), &message).await {
+        self.refuse(envelope, context, model, (code, &message)).await;
+    }
+
+    async fn refuse(
+        &self,
+        mut envelope: Box<Envelope>,
+        context: TraceContext,
+        model: Option<Arc<Served>>,
+        (code, message): (ErrorCode, &str),
+    ) {
+        let from = From { envelope: &envelope, context };
+        if code == ErrorCode::Quarantined && self.was_answered(from, model.as_deref(), message).await {
             return envelope.ticket.settle(Verdict::Done);
         }
-        self.counters.inc(Count::Refused);
-        let (consumer, sequence) = (&envelope.origin.consumer.name, envelope.ticket.sequence());
-        tracing::info!(%code, reason = message, consumer, sequence, id = envelope.id, "job refused");
-        if code == ErrorCode::DeadlineExceeded {
-            self.counters.inc(Count::Expired);
-        }
-        if code.keeps_dead_letter() {
-            self.keep(&envelope, code, &message).await;
-        }
-        if let Err(TooLarge(reason)) =
-            self.store(|| self.names.error(&envelope, model.as_deref(), code, &message)).await
-        {
+        self.log_refusal(&envelope, code, message);
+        let dead_letter = if code.keeps_dead_letter() { self.bury(&envelope, code, message).await } else { None };
+        let make = || self.names.error(From { envelope: &envelope, context }, model.as_deref(), code, message);
+        let (stored, trail) = self.store.keep(Kind::Result, make).await;
+        if let Err(TooLarge(reason)) = stored {
+            let sequence = envelope.ticket.sequence();
             tracing::error!(reason, sequence, "the error result does not fit the server's max_payload");
         }
+        self.rejected(&mut envelope, model.as_deref(), (code, message), (context, &trail), dead_letter);
         let verdict = if code.keeps_dead_letter() { Verdict::Refused(code) } else { Verdict::Done };
         envelope.ticket.settle(verdict);
+    }
+
+    fn log_refusal(&self, envelope: &Envelope, code: ErrorCode, message: &str) {
+        self.vitals.counters.inc(Count::Refused);
+        if code == ErrorCode::DeadlineExceeded {
+            self.vitals.counters.inc(Count::Expired);
+        }
+        let (consumer, sequence) = (&envelope.origin.consumer.name, envelope.ticket.sequence());
+        within(envelope.trace.context, || {
+            tracing::info!(
+                name: "messaging.process.exception",
+                %code, reason = message, consumer, sequence, id = envelope.id, "job refused"
+            );
+        });
+    }
+
+    /// Measures a job that was answered with a result, and makes its spans.
+    fn answered(&self, envelope: &mut Envelope, model: &Served, context: TraceContext, trail: &Trail) {
+        let (lane, took) = (envelope.origin.consumer.lane as usize, envelope.origin.received.elapsed());
+        model.meters.process[lane].record(took.as_secs_f64());
+        model.meters.request[lane].record((envelope.in_stream + took).as_secs_f64());
+        self.log_if_slow(envelope, Some(model), took, trail);
+        self.trace(envelope, Some(model), None, [Some((Kind::Result, context, trail)), None]);
+    }
+
+    /// Likewise a job that was refused.
+    fn rejected(
+        &self,
+        envelope: &mut Envelope,
+        model: Option<&Served>,
+        refusal: (ErrorCode, &str),
+        (context, trail): (TraceContext, &Trail),
+        dead_letter: Option<Trail>,
+    ) {
+        let took = envelope.origin.received.elapsed();
+        let seconds = [took, envelope.in_stream + took].map(|time| time.as_secs_f64());
+        let consumer = &envelope.origin.consumer;
+        let version = model.map_or("", |model| model.version.as_str());
+        let whose = (consumer.name.as_str(), &consumer.model, consumer.lane);
+        self.vitals.meters.rejected(whose, version, refusal.0, seconds);
+        self.log_if_slow(envelope, model, took, trail);
+        let letter = dead_letter.as_ref().map(|trail| (Kind::DeadLetter, envelope.trace.child(), trail));
+        self.trace(envelope, model, Some(refusal), [Some((Kind::Result, context, trail)), letter]);
+    }
+
+    fn log_if_slow(&self, envelope: &Envelope, model: Option<&Served>, took: Duration, trail: &Trail) {
+        let Some(skipped) = self.slow.admit(took, Instant::now()) else { return };
+        let marks = &envelope.marks;
+        let sealed = marks.sealed.as_ref();
+        let millis = |from: Option<Instant>, to: Option<Instant>| {
+            let span = from.zip(to).map(|(from, to)| to.saturating_duration_since(from));
+            span.unwrap_or_default().as_secs_f64() * 1e3
+        };
+        let [began, ended] = marks.ran.map_or([None; 2], |ran| ran.map(Some));
+        let closed = sealed.map(|(seal, _)| seal.at);
+        within(envelope.trace.context, || {
+            tracing::warn!(
+                name: "gristmill.request.slow",
+                id = envelope.id,
+                consumer = envelope.origin.consumer.name,
+                version = model.map_or("", |model| model.version.as_str()),
+                deliveries = envelope.origin.deliveries,
+                worker_ms = took.as_secs_f64() * 1e3,
+                stream_ms = envelope.in_stream.as_secs_f64() * 1e3,
+                queue_ms = millis(marks.queued, closed),
+                wait_ms = millis(closed, began),
+                run_ms = millis(began, ended),
+                publish_ms = millis(Some(trail.interval[0]), Some(trail.interval[1])),
+                batch_jobs = sealed.map_or(0, |(seal, _)| seal.jobs),
+                skipped,
+                "a slow job"
+            );
+        });
+    }
+
+    /// Makes the spans of a recorded job, but for those of its settlement.
+    fn trace(
+        &self,
+        envelope: &mut Envelope,
+        model: Option<&Served>,
+        refusal: Option<(ErrorCode, &str)>,
+        sent: [Option<(Kind, TraceContext, &Trail)>; 2],
+    ) {
+        let Some(anchor) = envelope.ticket.span().map(|span| span.received) else { return };
+        let past = spans::past(envelope, model, refusal.is_some(), anchor);
+        past.into_iter().for_each(|span| self.vitals.spans.emit(span));
+        let code = refusal.map(|(code, _)| code.as_str());
+        for (kind, context, trail) in sent.into_iter().flatten() {
+            let (template, id) = match kind {
+                Kind::Result => ("results", self.names.result_id(envelope)),
+                Kind::DeadLetter => ("dlq", self.names.dead_letter_id(envelope)),
+            };
+            let sent = Sent {
+                context,
+                template: format!("{}.{template}", self.names.namespace),
+                id,
+                interval: trail.interval,
+                attempts: trail.attempts,
+                // An error result that is stored is a message well sent; a dead letter says what it is for.
+                error: trail.error.as_deref(),
+                code: code.filter(|_| kind == Kind::DeadLetter),
+            };
+            self.vitals.spans.emit(spans::publish(envelope, &self.server, sent, anchor));
+        }
+        let marks = envelope.marks.sealed.as_ref().map(|(seal, index)| spans::batch(seal, *index));
+        let Some(span) = envelope.ticket.span() else { return };
+        span.attributes.extend(model.map(|model| spans::about(model)[1].clone()));
+        span.attributes.extend(marks.into_iter().flatten());
+        if let Some((code, message)) = refusal {
+            span.fail(code, message);
+        }
     }
 
     /// Whether a job that nobody is known to have answered was: its worker died, or its connection was lost, before the
     /// acknowledgement. Such a job is no dead letter. Stores the error result where it was not, which is found by the dedup
     /// id if this is interrupted.
-    async fn was_answered(&self, envelope: &Envelope, model: Option<&Served>, message: &str) -> bool {
-        let error = || self.names.error(envelope, model, ErrorCode::Quarantined, message);
-        let Ok(Stored::Before(sequence)) = self.store(error).await else { return false };
-        let Ok(results) = self.nats.context().get_stream_no_info(&self.names.results).await else { return false };
+    async fn was_answered(&self, from: From<'_>, model: Option<&Served>, message: &str) -> bool {
+        let error = || self.names.error(from, model, ErrorCode::Quarantined, message);
+        let (Ok(Stored::Before(sequence)), _) = self.store.keep(Kind::Result, error).await else { return false };
+        let results = self.store.nats.context().get_stream_no_info(&self.names.results).await;
+        let Ok(results) = results else { return false };
         let found = results.get_raw_message(sequence).await;
         found.is_ok_and(|found| found.headers.get(header::STATUS).is_some_and(|status| status.as_str() == "ok"))
     }
 
-    /// Stores a dead letter, with as much of the job as fits.
-    async fn keep(&self, envelope: &Envelope, code: ErrorCode, message: &str) {
+    /// Stores a dead letter, with as much of the job as fits. Returns how that went; `None` where nothing fitted.
+    async fn bury(&self, envelope: &Envelope, code: ErrorCode, message: &str) -> Option<Trail> {
         let sequence = envelope.origin.sequence;
         for keep in Keep::ORDER {
-            match self.store(|| self.names.dead_letter(envelope, code, message, keep)).await {
-                Ok(_) => return self.counters.inc(Count::DeadLetters),
+            let make = || self.names.dead_letter(envelope, code, message, keep);
+            let (stored, trail) = self.store.keep(Kind::DeadLetter, make).await;
+            match stored {
+                Ok(_) => {
+                    self.vitals.counters.inc(Count::DeadLetters);
+                    self.vitals.meters.dead_lettered(&envelope.origin.consumer.model, code);
+                    return Some(trail);
+                }
                 Err(TooLarge(reason)) => tracing::warn!(reason, sequence, ?keep, "the dead letter does not fit"),
             }
         }
         tracing::error!(sequence, "no dead letter was kept: not even its own headers fit");
-    }
-
-    /// Publishes until JetStream has confirmed it; the dedup id makes that harmless. Keep-alives run meanwhile.
-    async fn store(&self, make: impl Fn() -> Message) -> Result<Stored, TooLarge> {
-        let mut pause = BACKOFF.0;
-        loop {
-            match self.attempt(make()).await {
-                Ok(stored) => {
-                    self.resume();
-                    return Ok(stored);
-                }
-                Err(Unstored::Refused(error)) if is_too_large(&error) => {
-                    // An answer of a stream that works.
-                    self.resume();
-                    return Err(TooLarge(error.to_string()));
-                }
-                Err(Unstored::Refused(error)) if self.health.link.borrow().is_up => {
-                    self.stall(&error);
-                    // Jittered, so that a fleet does not come back in step.
-                    sleep(pause.mul_f64(0.5 + fastrand::f64() / 2.0)).await;
-                    pause = (pause * 2).min(BACKOFF.1);
-                }
-                Err(Unstored::Refused(_) | Unstored::Lost) => self.reconnected().await,
-            }
-            self.counters.inc(Count::PublishRetries);
-        }
-    }
-
-    async fn attempt(&self, message: Message) -> Result<Stored, Unstored> {
-        tokio::select! {
-            biased;
-            stored = self.publish(message) => stored.map_err(Unstored::Refused),
-            // No answer will come on another connection; the client would wait for one until its timeout.
-            () = self.lost.notified() => Err(Unstored::Lost),
-        }
-    }
-
-    async fn publish(&self, message: Message) -> Result<Stored, PublishError> {
-        let Message { subject, headers, payload } = message;
-        let ack = self.nats.context().publish_with_headers(subject, headers, payload).await?.await?;
-        Ok(if ack.duplicate { Stored::Before(ack.sequence) } else { Stored::Now })
-    }
-
-    async fn reconnected(&self) {
-        // The sender lives in health, which outlives every stage.
-        drop(self.health.link.subscribe().wait_for(|link| link.is_up).await);
-    }
-
-    /// The stream is missing, full, or has no leader: no more jobs are asked for until something is stored again. What is
-    /// here is held, and tried again.
-    fn stall(&self, error: &PublishError) {
-        let why = error.to_string();
-        self.health.stalled.send_if_modified(|stalled| {
-            let is_new = stalled.is_none();
-            if is_new {
-                tracing::warn!(why, "results cannot be stored, no more jobs are asked for");
-            }
-            *stalled = Some(why);
-            is_new
-        });
-    }
-
-    fn resume(&self) {
-        if self.health.stalled.borrow().is_some() {
-            tracing::info!("results can be stored again");
-            self.health.stalled.send_replace(None);
-        }
+        None
     }
 
     fn count(&self, stored: Stored) {
-        self.counters.inc(match stored {
+        self.vitals.counters.inc(match stored {
             Stored::Now => Count::Results,
             Stored::Before(_) => Count::DuplicateResults,
         });
     }
-}
-
-/// Whether every further attempt would be refused as well: over the server's max_payload, its limit of 64 KiB for headers,
-/// or the stream's own limit. The client tells the last two only by the server's code.
-fn is_too_large(error: &PublishError) -> bool {
-    let code =
-        error.source().and_then(|source| source.downcast_ref::<jetstream::Error>()).map(|error| error.error_code());
-    error.kind() == PublishErrorKind::MaxPayloadExceeded
-        || code == Some(jetstream::ErrorCode::STREAM_MESSAGE_EXCEEDS_MAXIMUM)
-        || code == Some(jetstream::ErrorCode::STREAM_HEADER_EXCEEDS_MAXIMUM)
 }

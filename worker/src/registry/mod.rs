@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use gristmill_engine::ModelFile;
 use gristmill_schemas::Token;
@@ -17,7 +18,7 @@ use package::{Package, scan};
 use crate::message::{Instance, Served};
 use crate::route::Routes;
 use crate::settings::Section;
-use crate::telemetry::{ModelReport, RunClock};
+use crate::telemetry::{Meters, ModelReport, RunClock};
 
 /// Which packages are loaded, and how often.
 #[derive(Debug, Clone)]
@@ -113,12 +114,15 @@ pub fn check_dir(config: &Config) -> Result<(), RegistryError> {
 
 /// Loads and warms up every package. A package that cannot be served is reported and left out: its jobs wait in the
 /// stream, the other models serve. Fails where nothing is left.
-pub async fn load(config: &Config, device: &str, spawn: &Spawn<'_>) -> Result<Loaded, RegistryError> {
+pub async fn load(config: &Config, device: &str, meters: &Meters, spawn: &Spawn<'_>) -> Result<Loaded, RegistryError> {
     let dir = config.dir.clone();
     let scanned = scan(&dir, config.all_versions).map_err(|source| RegistryError::Dir { dir: dir.clone(), source })?;
     let mut loaded = Loaded::default();
     for path in scanned {
-        match load_one(config, device, &path, spawn, &mut loaded.engines).await {
+        let began = Instant::now();
+        let one = load_one(config, device, &path, meters, spawn, &mut loaded.engines).await;
+        meters.loaded(&model_of(&path), if one.is_ok() { "ok" } else { "refused" }, began.elapsed().as_secs_f64());
+        match one {
             Ok(served) => {
                 let report = report(&served, config.instances);
                 let (model, version, digest) = (&report.name, &report.version, &report.digest);
@@ -151,6 +155,7 @@ async fn load_one(
     config: &Config,
     device: &str,
     path: &Path,
+    meters: &Meters,
     spawn: &Spawn<'_>,
     engines: &mut Vec<Started>,
 ) -> Result<Arc<Served>, PackageError> {
@@ -158,9 +163,23 @@ async fn load_one(
     // Hashing reads the whole file: not on the runtime.
     let opened = tokio::task::spawn_blocking(move || Package::open(&at)).await;
     let package = opened.map_err(|panic| PackageError::Load(panic.to_string()))??;
-    let served = Arc::new(package.served(device));
-    for _ in 0..config.instances {
-        let Instance { thread, warm, clock } = spawn(Arc::clone(&served), package.file.clone())?;
+    let served = Arc::new(package.served(device, meters));
+    let started = start(config.instances, &served, &package.file, spawn, engines).await;
+    if started.is_err() {
+        meters.forget(&served.meters);
+    }
+    started.map(|()| served)
+}
+
+async fn start(
+    instances: usize,
+    served: &Arc<Served>,
+    file: &ModelFile,
+    spawn: &Spawn<'_>,
+    engines: &mut Vec<Started>,
+) -> Result<(), PackageError> {
+    for _ in 0..instances {
+        let Instance { thread, warm, clock } = spawn(Arc::clone(served), file.clone())?;
         engines.push(Started { model: served.name.clone(), thread, clock });
         match warm.await {
             Ok(Ok(())) => {}
@@ -168,7 +187,13 @@ async fn load_one(
             Err(_) => return Err(PackageError::Load("the engine thread died while loading".into())),
         }
     }
-    Ok(served)
+    Ok(())
+}
+
+/// The model's name as its directory has it.
+fn model_of(path: &Path) -> String {
+    let name = path.parent().and_then(Path::file_name).unwrap_or_default();
+    name.to_string_lossy().into_owned()
 }
 
 fn report(served: &Served, instances: usize) -> ModelReport {
@@ -183,13 +208,9 @@ fn report(served: &Served, instances: usize) -> ModelReport {
 }
 
 fn refused(path: &Path, error: &PackageError) -> ModelReport {
-    let part = |path: Option<&Path>| {
-        let name = path.and_then(Path::file_name).unwrap_or_default();
-        name.to_string_lossy().into_owned()
-    };
     ModelReport {
-        name: part(path.parent()),
-        version: part(Some(path)),
+        name: model_of(path),
+        version: path.file_name().unwrap_or_default().to_string_lossy().into_owned(),
         digest: String::new(),
         device: String::new(),
         instances: 0,

@@ -12,6 +12,7 @@ use sha2::{Digest, Sha256};
 use super::version;
 use crate::datatype;
 use crate::message::Served;
+use crate::telemetry::Meters;
 
 /// Why a model package is not served.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +121,7 @@ impl Package {
         Ok(Self { file: ModelFile { path, format, signature }, manifest })
     }
 
-    pub(super) fn served(&self, device: &str) -> Served {
+    pub(super) fn served(&self, device: &str, meters: &Meters) -> Served {
         let batching = &self.manifest.batching;
         if !batching.buckets.is_empty() || self.manifest.inputs.iter().any(|input| input.mask) {
             tracing::warn!(
@@ -128,10 +129,13 @@ impl Package {
                 "buckets and mask are not used yet: jobs of different lengths run in batches of their own"
             );
         }
+        let digest = format!("sha256:{}", self.manifest.sha256);
+        let (name, version) = (&self.manifest.name, &self.manifest.version);
         Served {
-            name: self.manifest.name.clone(),
-            version: self.manifest.version.clone(),
-            digest: format!("sha256:{}", self.manifest.sha256),
+            meters: meters.model(name, version, &digest, device, batching.max_rows),
+            name: name.clone(),
+            version: version.clone(),
+            digest,
             device: device.to_owned(),
             signature: Arc::clone(&self.file.signature),
             max_rows: batching.max_rows,

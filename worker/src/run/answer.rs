@@ -19,12 +19,12 @@ pub(super) fn answers(batch: Batch, outputs: Vec<HostTensor>, started: Instant) 
         infer_us: micros(started.elapsed()),
         ..Parameters::default()
     };
-    let Batch { model, jobs, sealed, .. } = batch;
+    let Batch { model, jobs, seal, .. } = batch;
     jobs.into_iter().zip(slices).map(move |(job, slices)| {
         let RoutedJob { envelope, wanted, .. } = job;
         let parameters = Parameters {
             stream_us: micros(envelope.in_stream),
-            queue_us: micros(sealed.saturating_duration_since(envelope.origin.received)),
+            queue_us: micros(seal.at.saturating_duration_since(envelope.origin.received)),
             ..parameters
         };
         Outcome { envelope, answer: ok(&model, slices, &wanted, parameters) }

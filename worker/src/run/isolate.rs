@@ -1,13 +1,16 @@
 //! Runs batches and keeps faults from spreading: to batch-mates, to the next batch, to the process. What each fault leads
 //! to stands in one place, [`Isolator::run`].
 
+use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use gristmill_engine::{Engine, HostTensor, LoadError, RunError, stack};
 use gristmill_schemas::ErrorCode;
 
 use super::answer::answers;
+use super::laps::{Lap, Phase};
 use super::parts::{Memory, halves, refusal, singles};
 use super::warm_up::control;
 use crate::message::{Batch, Ceiling, Outcome};
@@ -27,6 +30,8 @@ pub(super) struct Isolator<'a> {
     clock: &'a RunClock,
     counters: &'a Counters,
     rebuilt: Vec<Instant>,
+    /// What the present batch went through.
+    laps: Vec<Lap>,
 }
 
 /// The instance cannot go on. Its jobs are in here, neither answered nor given back.
@@ -60,6 +65,15 @@ enum Fault {
     Panic,
 }
 
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Model(error) => error.fmt(f),
+            Self::Panic => f.write_str("the engine panicked"),
+        }
+    }
+}
+
 impl<'a> Isolator<'a> {
     pub(super) fn new(
         engine: Box<dyn Engine>,
@@ -67,7 +81,12 @@ impl<'a> Isolator<'a> {
         clock: &'a RunClock,
         counters: &'a Counters,
     ) -> Self {
-        Self { engine, load, clock, counters, rebuilt: Vec::new() }
+        Self { engine, load, clock, counters, rebuilt: Vec::new(), laps: Vec::new() }
+    }
+
+    /// What the last batch went through.
+    pub(super) fn take_laps(&mut self) -> Vec<Lap> {
+        std::mem::take(&mut self.laps)
     }
 
     /// Runs a batch. Where it fails, halves it until only the jobs that fail alone are left: they are refused, their
@@ -85,7 +104,7 @@ impl<'a> Isolator<'a> {
             let (run, fault) = match self.attempt(&mut batch) {
                 (_, Ok(outputs)) => {
                     memory.fitted = memory.fitted.max(batch.rows());
-                    answers(batch, outputs, started).for_each(&mut *emit);
+                    self.answer(batch, outputs, started, emit);
                     continue;
                 }
                 (run, Err(fault)) => (run, fault),
@@ -161,7 +180,7 @@ impl<'a> Isolator<'a> {
         let (run, outputs) = self.attempt(batch);
         let why = match outputs {
             Ok(outputs) => {
-                answers(batch.take(), outputs, started).for_each(emit);
+                self.answer(batch.take(), outputs, started, emit);
                 return Ok(false);
             }
             Err(Fault::Model(RunError::DeviceLost(why))) => return Err(Stop::lost(run, &why)),
@@ -172,9 +191,32 @@ impl<'a> Isolator<'a> {
         Ok(code == ErrorCode::ResourceExhausted)
     }
 
+    /// Splits the outputs, and sends each job its own.
+    fn answer(&mut self, batch: Batch, outputs: Vec<HostTensor>, started: Instant, emit: &mut dyn FnMut(Outcome)) {
+        let (model, began) = (Arc::clone(&batch.model), Instant::now());
+        let answers = answers(batch, outputs, started);
+        let lap = Lap::new(Phase::Split, began, Instant::now());
+        model.meters.split.record(lap.seconds());
+        self.laps.push(lap);
+        answers.for_each(emit);
+    }
+
     /// One run. Returns its number.
     fn attempt(&mut self, batch: &mut Batch) -> (u64, Result<Vec<HostTensor>, Fault>) {
-        let (run, outputs) = self.guarded(batch, forward);
+        let began = Instant::now();
+        let (run, (outputs, stacked)) = self.guarded(batch, forward);
+        let ended = Instant::now();
+        let meters = &batch.model.meters;
+        let pad = Lap::new(Phase::Pad, began, stacked.unwrap_or(ended));
+        meters.pad.record(pad.seconds());
+        self.laps.push(pad);
+        if let Some(stacked) = stacked {
+            let mut device = Lap::new(Phase::Device, stacked, ended);
+            device.error = outputs.as_ref().err().map(Fault::to_string);
+            meters.device.record(device.seconds());
+            self.laps.push(device);
+        }
+        batch.jobs.iter_mut().for_each(|job| job.envelope.marks.ran = Some([began, ended]));
         if matches!(outputs, Err(Fault::Panic)) {
             self.counters.inc(Count::Panics);
         }
@@ -240,29 +282,32 @@ impl Stop {
     }
 }
 
-fn forward(engine: &mut dyn Engine, batch: &Batch) -> Result<Vec<HostTensor>, Fault> {
+/// Runs a batch. Returns when its inputs were stacked, too.
+fn forward(engine: &mut dyn Engine, batch: &Batch) -> (Result<Vec<HostTensor>, Fault>, Option<Instant>) {
     let signature = &batch.model.signature;
+    let mut stacked = None;
     let run = || {
         let inputs = stack(signature, &batch.tails, batch.jobs.iter().map(|job| &job.part));
+        stacked = Some(Instant::now());
         let outputs = engine.run(&inputs)?;
         let checked = signature.check_outputs(&outputs, batch.rows());
         checked.map_err(|mismatch| RunError::Failed(format!("the model's output {mismatch}")))?;
         Ok(outputs)
     };
-    match catch_unwind(AssertUnwindSafe(run)) {
+    let outputs = match catch_unwind(AssertUnwindSafe(run)) {
         Ok(outputs) => outputs.map_err(Fault::Model),
         Err(_) => Err(Fault::Panic),
-    }
+    };
+    (outputs, stacked)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::message::testing::{envelope, refusal};
+    use crate::message::testing::{envelope, meters, refusal, seal};
     use crate::message::{Answer, RoutedJob, Served};
     use gristmill_engine::{Dtype, InputSpec, OutputSpec, Part, Signature};
     use std::cell::Cell;
-    use std::sync::Arc;
 
     /// Faults that no TorchScript model can be made to have: what tch itself would do wrong. Everything else about
     /// running is tested with real models, in `integration/`.
@@ -298,6 +343,7 @@ mod tests {
             max_rows: 64,
             max_elements: usize::MAX,
             max_delay: Duration::ZERO,
+            meters: meters(),
         })
     }
 
@@ -315,8 +361,9 @@ mod tests {
     }
 
     fn run(values: impl Iterator<Item = u8>) -> Ran {
-        let batch =
-            Batch { model: model(), tails: vec![vec![]], jobs: values.map(job).collect(), sealed: Instant::now() };
+        let jobs: Vec<RoutedJob> = values.map(job).collect();
+        let seal = seal(jobs.len());
+        let batch = Batch { model: model(), tails: vec![vec![]], jobs, seal };
         let loads = Cell::new(0);
         let load = || {
             loads.set(loads.get() + 1);

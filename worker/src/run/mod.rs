@@ -3,6 +3,7 @@
 
 mod answer;
 mod isolate;
+mod laps;
 mod parts;
 mod warm_up;
 
@@ -17,7 +18,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::isolate::{Isolator, Stop, Unfit};
 use self::warm_up::warm_up;
 use crate::message::{Broken, Ceiling, Idle, Instance, Outcome, Served};
-use crate::telemetry::{Counters, RunClock};
+use crate::telemetry::{Counters, RunClock, Spans};
 
 /// What every instance is given.
 #[derive(Clone)]
@@ -30,6 +31,8 @@ pub struct Instances {
     pub outcomes: mpsc::Sender<Outcome>,
     /// Written: errors of models.
     pub counters: Arc<Counters>,
+    /// Where the spans of batches go.
+    pub spans: Spans,
     /// Hears of an instance that is broken for good. Room for one: the first ends the process.
     pub broken: mpsc::Sender<Broken>,
     /// Takes down what the process dies of; empty while no ledger is kept.
@@ -63,6 +66,7 @@ impl Instances {
         let (ready, warm) = oneshot::channel();
         let instances = self.clone();
         let clock = Arc::new(RunClock::new(self.next.fetch_add(1, Ordering::Relaxed)));
+        model.meters.add_instance(Arc::clone(&clock));
         let kept = Arc::clone(&clock);
         let name = format!("engine-{}", model.name);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
@@ -71,7 +75,8 @@ impl Instances {
             match load() {
                 Ok(engine) => {
                     drop(ready.send(Ok(())));
-                    instances.serve(Isolator::new(engine, &load, &clock, &instances.counters), &model);
+                    let isolator = Isolator::new(engine, &load, &clock, &instances.counters);
+                    instances.serve(isolator, &model, &clock);
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
@@ -79,7 +84,7 @@ impl Instances {
         Ok(Instance { thread, warm, clock: kept })
     }
 
-    fn serve(&self, mut isolator: Isolator<'_>, model: &Arc<Served>) {
+    fn serve(&self, mut isolator: Isolator<'_>, model: &Arc<Served>, clock: &RunClock) {
         let _guard = Guard { model, broken: &self.broken };
         let mut learned: Vec<Ceiling> = Vec::new();
         loop {
@@ -90,8 +95,13 @@ impl Instances {
                 return;
             }
             let Ok(batch) = inbox.recv() else { return };
+            clock.begin();
+            let seal = Arc::clone(&batch.seal);
             let mut emit = |outcome| drop(self.outcomes.blocking_send(outcome));
-            if let Err(unfit) = isolator.run(batch, &mut learned, &mut emit) {
+            let ran = isolator.run(batch, &mut learned, &mut emit);
+            clock.end();
+            laps::spans(model, &seal, isolator.take_laps()).into_iter().for_each(|span| self.spans.emit(span));
+            if let Err(unfit) = ran {
                 self.end(unfit, model);
             }
         }

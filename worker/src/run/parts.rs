@@ -33,23 +33,25 @@ impl Batch {
 
     /// All of it, leaving an empty one.
     pub(super) fn take(&mut self) -> Self {
-        let Self { sealed, .. } = *self;
         let jobs = std::mem::take(&mut self.jobs);
-        Self { model: Arc::clone(&self.model), tails: self.tails.clone(), jobs, sealed }
+        Self { model: Arc::clone(&self.model), tails: self.tails.clone(), jobs, seal: Arc::clone(&self.seal) }
     }
 }
 
 pub(super) fn halves(mut batch: Batch) -> [Batch; 2] {
     let jobs = batch.jobs.split_off(batch.jobs.len() / 2);
-    let Batch { sealed, .. } = batch;
-    let second = Batch { model: Arc::clone(&batch.model), tails: batch.tails.clone(), jobs, sealed };
+    let seal = Arc::clone(&batch.seal);
+    let second = Batch { model: Arc::clone(&batch.model), tails: batch.tails.clone(), jobs, seal };
     // The last is taken first: outcomes keep the order of the jobs.
     [second, batch]
 }
 
 pub(super) fn singles(batch: Batch) -> impl Iterator<Item = Batch> {
-    let Batch { model, tails, jobs, sealed } = batch;
-    let single = move |job| Batch { model: Arc::clone(&model), tails: tails.clone(), jobs: vec![job], sealed };
+    let Batch { model, tails, jobs, seal } = batch;
+    let single = move |job| {
+        let (model, seal) = (Arc::clone(&model), Arc::clone(&seal));
+        Batch { model, tails: tails.clone(), jobs: vec![job], seal }
+    };
     jobs.into_iter().rev().map(single)
 }
 

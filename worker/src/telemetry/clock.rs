@@ -1,4 +1,5 @@
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 /// Which run an engine instance is in. Written by its thread, read by whoever looks for one that does not return.
 #[derive(Debug)]
@@ -9,6 +10,12 @@ pub struct RunClock {
     count: AtomicU64,
     /// Above all runs of the other instances.
     base: u64,
+    /// When the clock was made.
+    began: Instant,
+    /// Nanoseconds of all batches that have ended.
+    busy: AtomicU64,
+    /// Nanoseconds from `began` to the start of the present batch, and one; 0 between batches.
+    since: AtomicU64,
 }
 
 /// Runs are numbered in blocks, one block for each instance: as many as a century of them.
@@ -17,8 +24,8 @@ const RUNS_PER_INSTANCE: u64 = 1 << 36;
 impl RunClock {
     /// For the instance of this number, from 0: no two instances of a process share one.
     pub fn new(instance: u64) -> Self {
-        let (present, count) = (AtomicU64::new(0), AtomicU64::new(0));
-        Self { present, count, base: instance % (1 << 11) * RUNS_PER_INSTANCE }
+        let [present, count, busy, since] = [0; 4].map(AtomicU64::new);
+        Self { present, count, base: instance % (1 << 11) * RUNS_PER_INSTANCE, began: Instant::now(), busy, since }
     }
 
     /// A run begins. Returns its number, which the process gives once, between 1 and 2^47.
@@ -31,6 +38,29 @@ impl RunClock {
     /// The run is over.
     pub fn stop(&self) {
         self.present.store(0, Ordering::Release);
+    }
+
+    /// Work on a batch begins: all its runs, and what lies between them.
+    pub fn begin(&self) {
+        self.since.store(self.elapsed() + 1, Ordering::Relaxed);
+    }
+
+    /// The batch is done.
+    pub fn end(&self) {
+        let since = self.since.swap(0, Ordering::Relaxed);
+        let took = if since > 0 { self.elapsed() + 1 - since } else { 0 };
+        self.busy.fetch_add(took, Ordering::Relaxed);
+    }
+
+    /// Time spent on batches, the present one included.
+    pub fn busy(&self) -> Duration {
+        let since = self.since.load(Ordering::Relaxed);
+        let present = if since > 0 { (self.elapsed() + 1).saturating_sub(since) } else { 0 };
+        Duration::from_nanos(self.busy.load(Ordering::Relaxed) + present)
+    }
+
+    fn elapsed(&self) -> u64 {
+        u64::try_from(self.began.elapsed().as_nanos()).unwrap_or(u64::MAX - 1)
     }
 
     /// The present run, if there is one.
@@ -77,6 +107,19 @@ mod tests {
         clock.stop();
         assert_eq!(clock.present(), None);
         assert!(clock.start() != run && RunClock::new(2).start() != run);
+    }
+
+    #[test]
+    fn a_clock_is_busy_from_the_start_of_a_batch_to_its_end() {
+        let clock = RunClock::new(0);
+        assert_eq!(clock.busy(), Duration::ZERO);
+        clock.begin();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(clock.busy() >= Duration::from_millis(2), "the present batch counts");
+        clock.end();
+        let busy = clock.busy();
+        std::thread::sleep(Duration::from_millis(2));
+        assert!(busy >= Duration::from_millis(2) && clock.busy() == busy, "idle time does not");
     }
 
     #[test]

@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
@@ -23,8 +24,29 @@ pub struct Health {
     pub stalled: watch::Sender<Option<String>>,
     /// Ceilings learned from lacks of memory, below what the packages allow. Written by the batch task.
     pub ceilings: watch::Sender<Vec<CeilingReport>>,
+    /// Consumers that refuse pulls, and why. Written by the intake task.
+    pub refusing: watch::Sender<BTreeMap<String, String>>,
+    /// What the server says of each consumer. Written by the lag task.
+    pub lags: watch::Sender<Vec<Lag>>,
     /// Why the process is about to end by itself. Written once by the main thread.
     pub failed: OnceLock<String>,
+}
+
+/// What the server says of a consumer: of all workers together.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Lag {
+    /// Its name.
+    pub consumer: String,
+    /// Jobs not delivered yet.
+    pub pending: u64,
+    /// Jobs delivered and not settled.
+    pub ack_pending: u64,
+    /// Most of them.
+    pub ack_limit: u64,
+    /// Jobs delivered more than once and not settled.
+    pub redelivered: u64,
+    /// Open pulls.
+    pub waiting: u64,
 }
 
 /// What `/status` says of a lack of memory.
@@ -66,18 +88,26 @@ pub struct ModelReport {
 }
 
 impl Health {
+    /// What has to hold for the worker to be ready, by name; with the reason where it does not.
+    pub fn checks(&self) -> [(&'static str, Option<String>); 7] {
+        let on = |state: &AtomicBool| state.load(Ordering::Relaxed);
+        let unless = |holds: bool, what: &str| (!holds).then(|| what.to_owned());
+        let is_loaded = self.models.get().is_some();
+        let refusing = self.refusing.borrow().iter().map(|(name, why)| format!("{name}: {why}")).collect::<Vec<_>>();
+        let refused = format!("consumers refuse pulls: {}", refusing.join(", "));
+        [
+            ("models", unless(is_loaded, "models are not loaded yet")),
+            ("nats", unless(self.link.borrow().is_up, "NATS is not connected")),
+            ("consumers", unless(refusing.is_empty(), &refused)),
+            ("pulling", unless(on(&self.pulling), "jobs are not being pulled")),
+            ("draining", unless(!on(&self.draining), "the worker is draining")),
+            ("results", self.stalled.borrow().clone().map(|why| format!("results cannot be stored: {why}"))),
+            ("engines", self.failed.get().map(|why| format!("the worker is about to end: {why}"))),
+        ]
+    }
+
     /// What keeps the worker from being ready; empty when it is.
     pub fn missing(&self) -> Vec<String> {
-        let on = |state: &AtomicBool| state.load(Ordering::Relaxed);
-        let checks = [
-            (self.models.get().is_some(), "models are not loaded yet"),
-            (self.link.borrow().is_up, "NATS is not connected"),
-            (on(&self.pulling), "jobs are not being pulled"),
-            (!on(&self.draining), "the worker is draining"),
-        ];
-        let missing = checks.into_iter().filter(|(holds, _)| !holds).map(|(_, what)| what.to_owned());
-        let stalled = self.stalled.borrow().clone().map(|why| format!("results cannot be stored: {why}"));
-        let failed = self.failed.get().map(|why| format!("the worker is about to end: {why}"));
-        missing.chain(stalled).chain(failed).collect()
+        self.checks().into_iter().filter_map(|(_, fault)| fault).collect()
     }
 }

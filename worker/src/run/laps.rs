@@ -1,0 +1,87 @@
+//! What a batch went through on its engine, as spans. Pure.
+
+use std::time::{Instant, SystemTime};
+
+use gristmill_schemas::metric::attribute;
+use gristmill_telemetry::{KeyValue, Span};
+
+use crate::message::{Seal, Served};
+use crate::telemetry::{Trace, wall_time};
+
+/// A part of the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// Stacking the inputs.
+    Pad,
+    /// Forward, with the copies to and from the device.
+    Device,
+    /// Taking each job's rows out of the outputs.
+    Split,
+}
+
+/// One part of the way. A batch that is halved goes through each several times.
+#[derive(Debug)]
+pub(super) struct Lap {
+    phase: Phase,
+    interval: [Instant; 2],
+    /// Why the run failed, if it did.
+    pub(super) error: Option<String>,
+}
+
+impl Lap {
+    pub(super) fn new(phase: Phase, began: Instant, ended: Instant) -> Self {
+        Self { phase, interval: [began, ended], error: None }
+    }
+
+    pub(super) fn seconds(&self) -> f64 {
+        let [began, ended] = self.interval;
+        ended.saturating_duration_since(began).as_secs_f64()
+    }
+
+    fn name(&self, model: &Served) -> String {
+        match self.phase {
+            Phase::Pad => "batch.pad".to_owned(),
+            Phase::Device => format!("device.run {}", model.name),
+            Phase::Split => "batch.split".to_owned(),
+        }
+    }
+}
+
+/// The spans of a batch: its root, and below it how it was formed and what it went through. None where no job of it is
+/// recorded.
+pub(super) fn spans(model: &Served, seal: &Seal, laps: Vec<Lap>) -> Vec<Span> {
+    let Some(context) = seal.trace else { return Vec::new() };
+    let anchor = (SystemTime::now(), Instant::now());
+    let wall = |at| wall_time(anchor, at);
+    let about = || {
+        [
+            KeyValue::new(attribute::MODEL, model.name.to_string()),
+            KeyValue::new(attribute::VERSION, model.version.to_string()),
+        ]
+    };
+    let trace = Trace { context, parent: None, is_recorded: true };
+    let child = |name: String, [from, to]: [Instant; 2]| {
+        Span::new(name, trace.child(), [wall(from), wall(to)]).below(context.span_id).with(about())
+    };
+    let ended = laps.iter().map(|lap| lap.interval[1]).max().unwrap_or(seal.at);
+    let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
+    let mut root =
+        Span::new(format!("batch {}", model.name), context, [wall(seal.first_queued), wall(ended)]).with(about());
+    root.links.clone_from(&seal.links);
+    root.error = laps.iter().find_map(|lap| lap.error.clone());
+    root.attributes.extend([
+        KeyValue::new("gristmill.batch.size", count(seal.jobs)),
+        KeyValue::new("gristmill.batch.rows", count(seal.rows)),
+        KeyValue::new(attribute::CLOSE_REASON, seal.reason.as_str()),
+        KeyValue::new(attribute::DEVICE, model.device.clone()),
+    ]);
+    root.attributes.extend(root.error.iter().map(|_| KeyValue::new(attribute::ERROR, "run_error")));
+    let form = child("batch.form".to_owned(), [seal.first_queued, seal.at]);
+    let form = form.with([KeyValue::new(attribute::CLOSE_REASON, seal.reason.as_str())]);
+    let below = laps.into_iter().map(|lap| {
+        let failed = lap.error.iter().map(|_| KeyValue::new(attribute::ERROR, "run_error")).collect::<Vec<_>>();
+        let span = child(lap.name(model), lap.interval).with(failed);
+        Span { error: lap.error, ..span }
+    });
+    [root, form].into_iter().chain(below).collect()
+}

@@ -1,0 +1,143 @@
+//! What is read only when metrics are collected: states and totals that others write anyway.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
+
+use gristmill_schemas::Lane;
+use gristmill_schemas::metric::{self, Metric, attribute as a};
+use gristmill_telemetry::{KeyValue, Observed, observe_process, watch_gpus};
+
+use super::counters::{Count, Counters};
+use super::health::{Health, Lag};
+use super::meters::{Meters, ModelMeters};
+
+/// Totals that become one series of a metric, under this fault.
+const FAULTS: [(&Metric, &[(Count, &str)]); 3] = [
+    (
+        &metric::ENGINE_FAULTS,
+        &[
+            (Count::RunErrors, "run_error"),
+            (Count::OutOfMemory, "out_of_memory"),
+            (Count::Panics, "panic"),
+            (Count::Rebuilds, "rebuild"),
+        ],
+    ),
+    (
+        &metric::CONNECTION_FAULTS,
+        &[
+            (Count::ClientRebuilds, "client_rebuild"),
+            (Count::ForcedReconnects, "forced_reconnect"),
+            (Count::PullsLost, "pull_lost"),
+            (Count::PublishRetries, "publish_retry"),
+        ],
+    ),
+    (
+        &metric::RESCUES,
+        &[
+            (Count::Returned, "returned"),
+            (Count::Recovered, "recovered"),
+            (Count::Quarantined, "quarantined"),
+            (Count::Swept, "swept"),
+        ],
+    ),
+];
+
+fn one(value: f64) -> Observed {
+    vec![(value, Vec::new())]
+}
+
+impl Meters {
+    /// Has states and totals reported. `permits`: most jobs accepted and not settled. Call once.
+    pub fn observe(self: &Arc<Self>, health: &Arc<Health>, counters: &Arc<Counters>, permits: usize) {
+        let instruments = self.instruments();
+        observe_process(instruments);
+        watch_gpus(instruments);
+        instruments.observe(&metric::QUEUE_LIMIT, move || one(permits as f64));
+        let kept = Arc::clone(health);
+        instruments.observe(&metric::REQUESTS_ACTIVE, move || one(kept.in_flight.load(Ordering::Relaxed) as f64));
+        let kept = Arc::clone(counters);
+        instruments.observe(&metric::RESULT_DUPLICATES, move || one(kept.get(Count::DuplicateResults) as f64));
+        let kept = Arc::clone(health);
+        instruments.observe(&metric::READY, move || {
+            let checks = kept.checks().into_iter();
+            let number = |holds: bool| f64::from(u8::from(holds));
+            checks.map(|(name, fault)| (number(fault.is_none()), vec![KeyValue::new(a::CHECK, name)])).collect()
+        });
+        self.observe_faults(health, counters);
+        self.observe_lags(health);
+        self.observe_models();
+    }
+
+    fn observe_faults(&self, health: &Arc<Health>, counters: &Arc<Counters>) {
+        for (metric, faults) in FAULTS {
+            let (counters, health) = (Arc::clone(counters), Arc::clone(health));
+            self.instruments().observe(metric, move || {
+                let fault = |name: &'static str| vec![KeyValue::new(a::FAULT, name)];
+                let mut found: Observed =
+                    faults.iter().map(|(count, name)| (counters.get(*count) as f64, fault(name))).collect();
+                if *metric == metric::CONNECTION_FAULTS {
+                    found.push((health.link.borrow().losses as f64, fault("loss")));
+                }
+                found
+            });
+        }
+    }
+
+    fn observe_lags(self: &Arc<Self>, health: &Arc<Health>) {
+        let numbers: [(&Metric, fn(&Lag) -> u64); 5] = [
+            (&metric::CONSUMER_PENDING, |lag| lag.pending),
+            (&metric::CONSUMER_ACK_PENDING, |lag| lag.ack_pending),
+            (&metric::CONSUMER_ACK_LIMIT, |lag| lag.ack_limit),
+            (&metric::CONSUMER_REDELIVERED, |lag| lag.redelivered),
+            (&metric::CONSUMER_WAITING, |lag| lag.waiting),
+        ];
+        for (metric, number) in numbers {
+            let (meters, health) = (Arc::clone(self), Arc::clone(health));
+            self.instruments().observe(metric, move || {
+                let lags = health.lags.borrow();
+                lags.iter().map(|lag| (number(lag) as f64, meters.of_consumer(&lag.consumer))).collect()
+            });
+        }
+    }
+
+    fn observe_models(self: &Arc<Self>) {
+        self.observe_each(&metric::QUEUE_DEPTH, |model| {
+            let depth = |lane: Lane| model.queued[lane as usize].load(Ordering::Relaxed) as f64;
+            Lane::ALL.map(|lane| (depth(lane), model.with(a::LANE, lane.as_str()))).into()
+        });
+        self.observe_each(&metric::BATCH_LIMIT, |model| {
+            vec![(model.limit.load(Ordering::Relaxed) as f64, model.attributes().into())]
+        });
+        self.observe_each(&metric::MODEL_INFO, |model| {
+            let mut attributes = model.with(a::DIGEST, &model.digest);
+            attributes.push(KeyValue::new(a::DEVICE, model.device_name.clone()));
+            vec![(1.0, attributes)]
+        });
+        self.observe_each(&metric::ENGINE_INSTANCES, |model| {
+            let clocks = model.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+            vec![(clocks.len() as f64, model.attributes().into())]
+        });
+        self.observe_each(&metric::ENGINE_BUSY_TIME, |model| {
+            let clocks = model.clocks.lock().unwrap_or_else(PoisonError::into_inner);
+            vec![(clocks.iter().map(|clock| clock.busy().as_secs_f64()).sum(), model.attributes().into())]
+        });
+    }
+
+    fn observe_each(self: &Arc<Self>, metric: &'static Metric, read: fn(&ModelMeters) -> Observed) {
+        let meters = Arc::clone(self);
+        self.instruments().observe(metric, move || {
+            let models = meters.models.lock().unwrap_or_else(PoisonError::into_inner);
+            models.iter().flat_map(|model| read(model)).collect()
+        });
+    }
+}
+
+impl ModelMeters {
+    fn attributes(&self) -> [KeyValue; 2] {
+        [KeyValue::new(a::MODEL, self.name.clone()), KeyValue::new(a::VERSION, self.version.clone())]
+    }
+
+    fn with(&self, key: &'static str, value: &str) -> Vec<KeyValue> {
+        self.attributes().into_iter().chain([KeyValue::new(key, value.to_owned())]).collect()
+    }
+}

@@ -1,0 +1,213 @@
+//! A job's place in its trace, and the one span that is open as long as the job is: `process`.
+
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
+
+use gristmill_schemas::metric::attribute;
+use gristmill_schemas::{ErrorCode, TraceContext};
+use gristmill_telemetry::{KeyValue, Kind, Link, Propagation, Sampling, Span, Spans};
+
+use super::meters::Server;
+
+/// How traces are joined and begun.
+#[derive(Debug, Clone)]
+pub struct Tracing {
+    /// Which are recorded.
+    pub sampling: Sampling,
+    /// Which headers count.
+    pub propagation: Propagation,
+    /// The broker, for attributes.
+    pub server: Arc<Server>,
+    /// The namespace's prefix, for attributes.
+    pub namespace: Arc<str>,
+}
+
+/// A job's place in its trace.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Trace {
+    /// Our own span: `process`.
+    pub context: TraceContext,
+    /// The sender's.
+    pub parent: Option<TraceContext>,
+    /// Spans are made.
+    pub is_recorded: bool,
+}
+
+impl Tracing {
+    /// Joins the sender's trace, or begins one.
+    pub fn join(&self, parent: Option<TraceContext>) -> Trace {
+        let parent = parent.filter(|_| self.propagation.trace_context);
+        let trace_id = parent.map_or_else(new_trace_id, |parent| parent.trace_id);
+        let is_recorded = self.sampling.takes(parent.as_ref(), trace_id);
+        // Bit 1 says that the id is random. What the sender decided goes on where we decide nothing.
+        let flags = match parent {
+            Some(parent) if self.sampling.follows_parent || self.sampling == Sampling::OFF => parent.flags,
+            Some(parent) => parent.flags & !1 | u8::from(is_recorded),
+            None => 2 | u8::from(is_recorded),
+        };
+        Trace { context: TraceContext { trace_id, span_id: new_span_id(), flags }, parent, is_recorded }
+    }
+}
+
+impl Trace {
+    /// The context of a new span below ours.
+    pub fn child(&self) -> TraceContext {
+        self.context.child(new_span_id())
+    }
+
+    /// The context of a new recorded trace.
+    pub fn root() -> TraceContext {
+        TraceContext { trace_id: new_trace_id(), span_id: new_span_id(), flags: 3 }
+    }
+}
+
+fn new_trace_id() -> [u8; 16] {
+    fastrand::u128(1..).to_be_bytes()
+}
+
+fn new_span_id() -> [u8; 8] {
+    fastrand::u64(1..).to_be_bytes()
+}
+
+/// The open `process` span of a recorded job. Moves with the job's ticket, and ends where the server is answered.
+#[derive(Debug)]
+pub struct Processing {
+    /// Its place.
+    pub trace: Trace,
+    /// When the job was received, on both clocks: times of its other spans are told from these.
+    pub received: (SystemTime, Instant),
+    /// What is known so far.
+    pub attributes: Vec<KeyValue>,
+    /// The trace's `tracestate`.
+    pub state: Option<String>,
+    /// How it failed, if it did.
+    pub error: Option<(&'static str, String)>,
+    /// `<namespace>.jobs`
+    pub template: String,
+}
+
+/// Wall-clock time of an instant, told from another.
+pub fn wall_time((wall, instant): (SystemTime, Instant), at: Instant) -> SystemTime {
+    match at.checked_duration_since(instant) {
+        Some(later) => wall + later,
+        None => wall - instant.saturating_duration_since(at),
+    }
+}
+
+/// Attributes that say where messages go.
+pub fn destination(server: &Server, template: &str) -> [KeyValue; 4] {
+    [
+        KeyValue::new(attribute::SYSTEM, "nats"),
+        KeyValue::new(attribute::TEMPLATE, template.to_owned()),
+        KeyValue::new(attribute::SERVER, server.address.clone()),
+        KeyValue::new(attribute::PORT, i64::from(server.port)),
+    ]
+}
+
+/// Attributes of an operation on messages.
+pub fn job_attributes(operation: &'static str, kind: &'static str) -> [KeyValue; 2] {
+    [KeyValue::new(attribute::OPERATION, operation), KeyValue::new(attribute::OPERATION_TYPE, kind)]
+}
+
+impl Processing {
+    /// The job failed of this.
+    pub fn fail(&mut self, code: ErrorCode, message: &str) {
+        self.error = Some((code.as_str(), message.to_owned()));
+    }
+
+    /// Ends the span. `answer`: what the server was told, and from when to when; `None` where it was told nothing.
+    pub fn end(self, answer: Option<(&'static str, [Instant; 2])>, spans: &Spans) {
+        let Self { trace, received, mut attributes, state, mut error, template } = self;
+        let wall = |at| wall_time(received, at);
+        let mut end = SystemTime::now();
+        if let Some((operation, [from, to])) = answer {
+            end = wall(to);
+            let mut settle = Span::new(format!("{operation} {template}"), trace.child(), [wall(from), end]);
+            settle.state.clone_from(&state);
+            let shared = attributes.iter().filter(|pair| SETTLE.contains(&pair.key.as_str())).cloned();
+            let settle = settle.below(trace.context.span_id).kind(Kind::Client).with(shared);
+            spans.emit(settle.with(job_attributes(operation, "settle")));
+        }
+        // Nobody is to blame for a job that is given back, but its trace should say that it did not end here.
+        if error.is_none() && answer.is_none_or(|(operation, _)| operation == "nak") {
+            error = Some(("given_back", "not finished here, to be delivered again".to_owned()));
+        }
+        attributes.extend(error.iter().map(|(kind, _)| KeyValue::new(attribute::ERROR, *kind)));
+        let link = |parent| Link { context: parent, attributes: Vec::new() };
+        spans.emit(Span {
+            parent: trace.parent.map(|parent| parent.span_id),
+            has_remote_parent: trace.parent.is_some(),
+            kind: Kind::Consumer,
+            attributes,
+            links: trace.parent.map(link).into_iter().collect(),
+            state,
+            error: error.map(|(_, message)| message),
+            ..Span::new(format!("process {template}"), trace.context, [received.0, end])
+        });
+    }
+}
+
+/// Attributes of the `process` span that the span of its settlement has, too.
+const SETTLE: [&str; 7] = [
+    attribute::SYSTEM,
+    attribute::TEMPLATE,
+    attribute::CONSUMER,
+    attribute::SERVER,
+    attribute::PORT,
+    "messaging.message.id",
+    "messaging.nats.sequence",
+];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    fn tracing(sampling: Sampling) -> Tracing {
+        let server = Arc::new(Server { address: "s".into(), port: 1 });
+        let propagation = Propagation { trace_context: true, baggage: true };
+        Tracing { sampling, propagation, server, namespace: "infer".into() }
+    }
+
+    fn parent(flags: u8) -> Option<TraceContext> {
+        Some(TraceContext { trace_id: [7; 16], span_id: [8; 8], flags })
+    }
+
+    #[test]
+    fn a_job_joins_its_senders_trace_and_its_decision() {
+        let tracing = tracing(Sampling::DEFAULT);
+        for flags in [0, 1, 2, 3] {
+            let trace = tracing.join(parent(flags));
+            assert_eq!((trace.context.trace_id, trace.context.flags, trace.parent), ([7; 16], flags, parent(flags)));
+            assert_eq!(trace.is_recorded, flags & 1 == 1);
+            assert_ne!(trace.context.span_id, [8; 8]);
+        }
+    }
+
+    #[test]
+    fn a_job_without_a_trace_begins_one() {
+        let never = tracing(Sampling { follows_parent: true, ratio: 0.0 }).join(None);
+        assert_eq!((never.is_recorded, never.context.flags, never.parent), (false, 2, None));
+        let always = tracing(Sampling { follows_parent: true, ratio: 1.0 }).join(None);
+        assert_eq!((always.is_recorded, always.context.flags), (true, 3));
+    }
+
+    #[test]
+    fn what_is_not_recorded_here_may_be_recorded_behind_us() {
+        let trace = tracing(Sampling::OFF).join(parent(1));
+        assert_eq!((trace.is_recorded, trace.context.flags), (false, 1));
+        let ours = tracing(Sampling { follows_parent: false, ratio: 0.0 }).join(parent(3));
+        assert_eq!((ours.is_recorded, ours.context.flags), (false, 3), "that is what off is");
+        let mut deaf = tracing(Sampling::DEFAULT);
+        deaf.propagation.trace_context = false;
+        assert_eq!(deaf.join(parent(1)).parent, None);
+    }
+
+    #[test]
+    fn times_are_told_from_the_anchor_in_both_directions() {
+        let (wall, instant) = (SystemTime::UNIX_EPOCH + Duration::from_secs(100), Instant::now());
+        let second = Duration::from_secs(1);
+        assert_eq!(wall_time((wall, instant + second), instant), wall - second);
+        assert_eq!(wall_time((wall, instant), instant + second), wall + second);
+    }
+}
