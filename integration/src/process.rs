@@ -1,6 +1,6 @@
 use std::ffi::OsStr;
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -35,6 +35,16 @@ impl Process {
     /// What it has printed so far.
     pub fn log(&self) -> String {
         std::fs::read(self.log.path()).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
+    }
+
+    /// What it has printed from this byte on. The last of it may be half a line, or half a character.
+    pub fn log_from(&self, start: usize) -> Vec<u8> {
+        let mut read = Vec::new();
+        let file = File::open(self.log.path());
+        let read_to_end =
+            |mut file: File| file.seek(SeekFrom::Start(start as u64)).and_then(|_| file.read_to_end(&mut read));
+        drop(file.and_then(read_to_end));
+        read
     }
 
     /// Its process id.
