@@ -7,6 +7,7 @@ mod parse;
 mod parse_metrics;
 mod received;
 mod records;
+pub mod sick;
 #[cfg(test)]
 mod tests;
 
