@@ -18,6 +18,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from ._names import job_id as checked_id
 from ._names import token
+from ._trace import Publish, publishing
 from ._wire import ArrayLike, ErrorInfo, InvalidBody, Tensor, decode_reply, encode_job
 
 Lane = Literal["online", "bulk"]
@@ -54,6 +55,7 @@ class Result:
     #: Timings in microseconds and the size of the batch.
     parameters: Mapping[str, int]
     error: ErrorInfo | None
+    #: The span at the worker that published this; empty where the worker sent none. `headers` has all of the context.
     traceparent: str
     headers: Mapping[str, str]
     #: Where the result is stored; 0 for one that came by `infer`, which does not wait to learn it.
@@ -139,6 +141,8 @@ class Client:
         """Store one job; returns when JetStream has confirmed it.
 
         `timeout` is in seconds, from the time the server stores the job. `dedup_id` makes submitting again harmless.
+        Where OpenTelemetry is configured, the publish gets a span, whose context goes with the job. A `traceparent`
+        given here or among `headers` goes instead.
         """
         payload = encode_job(inputs, outputs=outputs)
         return await self.submit_encoded(
@@ -185,8 +189,12 @@ class Client:
         }
         all_headers = dict(headers or {}) | {"Gristmill-Job-Id": job_id}
         all_headers |= {name: value for name, value in optional.items() if value is not None}
-        subject = f"{self.namespace}.jobs.{token(model, 'model')}.{lane}"
-        ack = await self.jetstream.publish(subject, payload, headers=all_headers)
+        job = Publish(
+            self.namespace, token(model, "model"), lane, job_id, len(payload), server=self.connection.connected_url
+        )
+        with publishing(job, all_headers) as span:
+            ack = await self.jetstream.publish(job.subject, payload, headers=all_headers)
+            span.stored(ack.stream, ack.seq)
         return Submitted(job_id, ack.seq, bool(ack.duplicate))
 
     async def infer(
