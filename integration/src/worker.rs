@@ -19,6 +19,7 @@ pub struct WorkerBuilder {
     ledger: TempDir,
     port: u16,
     settings: Vec<(String, String)>,
+    environment: Vec<(String, String)>,
     is_supervised: bool,
 }
 
@@ -46,7 +47,8 @@ impl WorkerBuilder {
         let port = free_port();
         let dir = models.path().display().to_string();
         let ledger = TempDir::new().expect("a temporary directory can be made");
-        let builder = Self { _models: models, ledger, port, settings: Vec::new(), is_supervised: false };
+        let builder =
+            Self { _models: models, ledger, port, settings: Vec::new(), environment: Vec::new(), is_supervised: false };
         let (admin, ledger) = (format!("127.0.0.1:{port}"), builder.ledger.path().display().to_string());
         let builder = builder.set("nats.url", url).set("models.dir", &dir).set("admin.listen", &admin);
         builder.set("device", "cpu").set("ledger.dir", ledger)
@@ -56,6 +58,17 @@ impl WorkerBuilder {
     pub fn set(mut self, key: &str, value: impl ToString) -> Self {
         self.settings.push((key.into(), value.to_string()));
         self
+    }
+
+    /// One variable of its environment, such as `OTEL_TRACES_SAMPLER`.
+    pub fn env(mut self, name: &str, value: impl ToString) -> Self {
+        self.environment.push((name.into(), value.to_string()));
+        self
+    }
+
+    /// Everything goes to a collector at this endpoint, over `grpc` or `http/protobuf`.
+    pub fn exporting(self, protocol: &str, endpoint: &str) -> Self {
+        self.env("OTEL_EXPORTER_OTLP_PROTOCOL", protocol).env("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint)
     }
 
     /// With a supervisor, which is then the process that the test sees.
@@ -81,6 +94,7 @@ impl WorkerBuilder {
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         if self.is_supervised {
             command.arg("--supervise");
         }

@@ -1,0 +1,82 @@
+//! What telemetry costs: throughput of the main job with everything exported to a real collector on the same cores, at 1 % and
+//! at 100 % of the jobs recorded, against none at all. Runs take turns, so that what else the machine does falls on all.
+//!
+//! Then 10,000 jobs a second, a tenth of them recorded: whether every span reaches the collector.
+
+#![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and stops at what it does not expect")]
+
+use std::time::{Duration, Instant};
+
+use gristmill_integration::{Collector, Jobs, Mlp, Nats, Speed, Worker, WorkerBuilder, median};
+use gristmill_schemas::metric;
+
+const JOBS: usize = 100_000;
+const ROUNDS: usize = 7;
+
+/// Part of the jobs recorded; `None` for telemetry switched off.
+const MODES: [(&str, Option<&str>); 3] = [("off", None), ("1 %", Some("0.01")), ("100 %", Some("1"))];
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() {
+    let mlp = Mlp::load();
+    let collector = Collector::quiet();
+    println!("{JOBS} jobs a run, {ROUNDS} rounds; ratios against off in the same round");
+    let mut ratios = [Vec::new(), Vec::new()];
+    for round in 0..ROUNDS {
+        let mut speeds = [None; 3];
+        // Another one begins each time.
+        for turn in 0..MODES.len() {
+            let mode = (turn + round) % MODES.len();
+            let run = Speed::of_backlog(JOBS, &mlp, |builder| export(builder, &collector, MODES[mode].1)).await;
+            speeds[mode] = Some(run.0);
+        }
+        let [off, part, all] = speeds.map(Option::unwrap);
+        println!(
+            "off {:>6.0} jobs/s {:.1} us, 1 % {:>6.0} jobs/s {:.1} us, 100 % {:>6.0} jobs/s {:.1} us",
+            off.rate, off.cpu, part.rate, part.cpu, all.rate, all.cpu
+        );
+        ratios[0].push((part.rate / off.rate, part.cpu / off.cpu));
+        ratios[1].push((all.rate / off.rate, all.cpu / off.cpu));
+    }
+    for ((name, _), ratios) in MODES[1..].iter().zip(&ratios) {
+        let (rate, cpu) = (median(ratios.iter().map(|r| r.0)), median(ratios.iter().map(|r| r.1)));
+        println!("{name} recorded: rate {rate:.4}, CPU of the worker {cpu:.4} (medians)");
+    }
+    steady(&mlp, &collector).await;
+}
+
+fn export(builder: WorkerBuilder, collector: &Collector, ratio: Option<&str>) -> WorkerBuilder {
+    let Some(ratio) = ratio else { return builder.env("OTEL_SDK_DISABLED", "true") };
+    let builder = builder.exporting("grpc", &collector.grpc_endpoint());
+    builder.env("OTEL_TRACES_SAMPLER", "traceidratio").env("OTEL_TRACES_SAMPLER_ARG", ratio)
+}
+
+/// A page of the worker for Prometheus: the sum of a metric's lines that hold `label`.
+fn total(worker: &Worker, name: &str, label: &str) -> f64 {
+    let (_, page) = worker.get("/metrics").unwrap();
+    let lines = page.lines().filter(|line| line.starts_with(name) && line.contains(label));
+    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+}
+
+async fn steady(mlp: &Mlp, collector: &Collector) {
+    let nats = Nats::start();
+    let worker = export(WorkerBuilder::new(&nats, &["mlp"]), collector, Some("0.1")).start();
+    let jobs = Jobs::new(nats.jetstream().await);
+    let (began, mut sent) = (Instant::now(), 0);
+    for second in 0..10 {
+        for slice in 0..10u32 {
+            let ids = sent..sent + 1000;
+            jobs.submit_all("infer.jobs.mlp.online", ids.map(|id| mlp.job(id))).await;
+            sent += 1000;
+            let due = began + Duration::from_secs(second) + Duration::from_millis(100) * (slice + 1);
+            tokio::time::sleep_until(due.into()).await;
+        }
+    }
+    let rate = sent as f64 / began.elapsed().as_secs_f64();
+    jobs.settled().await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let [queued, exported] = [metric::SPANS_PROCESSED, metric::SPANS_EXPORTED].map(|metric| metric.prometheus());
+    let dropped = total(&worker, &queued, "queue_full") + total(&worker, &exported, "export_failed");
+    let all = total(&worker, &exported, "") - total(&worker, &exported, "export_failed");
+    println!("{rate:.0} jobs/s, 10 % recorded: {all:.0} spans exported, {dropped:.0} dropped");
+}
