@@ -6,6 +6,8 @@
 #   make check   lints and tests, exactly what CI runs
 #   make dev     broker, worker and demo model, left running until Ctrl-C
 #   make bench   throughput of the main job, and what the crash ledger costs
+#   make dashboards  write ops/dashboards/gristmill.json anew
+#   make ops-check   alerts, dashboard queries and deployment files (fetches promtool, once)
 #   make fuzz    fuzz the decoder for a minute (needs nightly Rust and cargo-fuzz)
 
 PYTHON ?= python3
@@ -14,9 +16,11 @@ CARGO := cargo
 # The C++ of torch-sys and the tests take the same profile, so that each is compiled once.
 FLAGS := --release --locked --workspace
 PY_CONFIG := --config schemas/python/pyproject.toml
+# Checks the rules. Fetched where nobody names one.
+PROMTOOL := target/tools/promtool
 PY_SOURCES := $(wildcard schemas/python/src/gristmill/*.py integration/models/*.py)
 
-.PHONY: run dev test chaos check lint bench fuzz venv build models lock format clean
+.PHONY: run dev test chaos check lint dashboards ops-check bench fuzz venv build models lock format clean
 
 run: venv build
 	$(BIN)/python integration/demo/run.py
@@ -32,14 +36,23 @@ test: venv build models
 chaos: venv build models
 	GRISTMILL_CHAOS=full $(CARGO) test $(FLAGS) --no-fail-fast --test 'chaos_*' -- --nocapture --test-threads=1
 
-check: lint test
+check: lint test ops-check
 
 lint: venv
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy $(FLAGS) --all-targets --all-features -- -D warnings
-	$(BIN)/ruff check -q $(PY_CONFIG) schemas/python integration
-	$(BIN)/ruff format -q --check $(PY_CONFIG) schemas/python integration
+	$(BIN)/ruff check -q $(PY_CONFIG) schemas/python integration ops
+	$(BIN)/ruff format -q --check $(PY_CONFIG) schemas/python integration ops
 	cd schemas/python && ../../$(BIN)/mypy
+
+dashboards:
+	$(CARGO) run --release --locked -p gristmill-dashboards -- ops/dashboards/gristmill.json
+
+ops-check: venv build $(PROMTOOL)
+	$(BIN)/python ops/check.py $(PROMTOOL) target/release/gristmill-dashboards
+
+target/tools/promtool:
+	$(PYTHON) ops/promtool.py $@
 
 bench: venv build models
 	$(CARGO) bench --locked -p gristmill-integration
@@ -79,8 +92,8 @@ lock:
 
 format: venv
 	$(CARGO) fmt --all
-	$(BIN)/ruff check -q --fix $(PY_CONFIG) schemas/python integration
-	$(BIN)/ruff format -q $(PY_CONFIG) schemas/python integration
+	$(BIN)/ruff check -q --fix $(PY_CONFIG) schemas/python integration ops
+	$(BIN)/ruff format -q $(PY_CONFIG) schemas/python integration ops
 
 clean:
 	rm -rf target .venv .libtorch
