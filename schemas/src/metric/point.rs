@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
 
 use serde::{Deserialize, Serialize};
 
@@ -61,6 +62,10 @@ pub enum Buckets {
     },
 }
 
+/// Most exponential buckets of a result. A distribution of a few values is as fine as can be (a million buckets to the
+/// doubling), so two of them put side by side as they are would need millions. This many keep 30 doublings at 2 % each.
+const MAX_BUCKETS: i64 = 1024;
+
 impl Point {
     /// The number, if it is one.
     pub fn number(&self) -> Option<f64> {
@@ -90,12 +95,11 @@ impl Histogram {
         let mut bars: Vec<(f64, u64)> = match &self.buckets {
             Buckets::Exponential { scale, offset, zero, counts } => {
                 let bound = |index: usize| bound(*scale, i64::from(*offset) + index as i64 + 1);
-                let positive = counts.iter().enumerate().map(|(index, count)| (bound(index), *count));
-                [(0.0, *zero)].into_iter().chain(positive).collect()
+                let bars = counts.iter().enumerate().map(|(index, count)| (bound(index), *count));
+                [(0.0, *zero)].into_iter().chain(bars).collect()
             }
             Buckets::Explicit { bounds, counts } => {
-                let bounds = bounds.iter().copied().chain([f64::INFINITY]);
-                bounds.zip(counts.iter().copied()).collect()
+                bounds.iter().copied().chain([f64::INFINITY]).zip(counts.iter().copied()).collect()
             }
         };
         bars.retain(|(_, count)| *count > 0);
@@ -105,18 +109,20 @@ impl Histogram {
     /// How many values are at most `bound`. Exact where `bound` is one of the buckets' own, else a lower limit.
     pub fn at_most(&self, bound: f64) -> u64 {
         // A hair above: bounds are computed, and the same bound by another way may differ in its last bit.
-        self.bars().iter().take_while(|(upper, _)| *upper <= bound * (1.0 + 1e-9)).map(|(_, count)| count).sum()
+        let bars = self.bars().into_iter().take_while(|(upper, _)| *upper <= bound * (1.0 + 1e-9));
+        bars.fold(0, |total, (_, count)| total.saturating_add(count))
     }
 
     /// The value below which a part `q` (0 to 1) of the values lies, at most one bucket's width too high; `None` without
     /// values, or where it lies above the last explicit bound.
     pub fn quantile(&self, q: f64) -> Option<f64> {
         let bars = self.bars();
-        let total: u64 = bars.iter().map(|(_, count)| count).sum();
+        // Saturating here and below: what comes over the network may be nonsense, and must not end its reader.
+        let total = bars.iter().fold(0u64, |total, (_, count)| total.saturating_add(*count));
         let rank = (q.clamp(0.0, 1.0) * total as f64).ceil().max(1.0) as u64;
         let mut seen = 0;
         let found = bars.into_iter().find(|(_, count)| {
-            seen += count;
+            seen = u64::saturating_add(seen, *count);
             seen >= rank
         });
         found.map(|(upper, _)| upper).filter(|upper| upper.is_finite())
@@ -141,7 +147,7 @@ impl Histogram {
     /// Both together; `self` alone where the bounds differ.
     pub fn merged(&self, other: &Self) -> Self {
         match self.buckets.combine(&other.buckets, u64::checked_add) {
-            Some(buckets) => Self { count: self.count + other.count, sum: self.sum + other.sum, buckets },
+            Some(buckets) => Self { count: self.count.saturating_add(other.count), sum: self.sum + other.sum, buckets },
             None => self.clone(),
         }
     }
@@ -149,7 +155,7 @@ impl Histogram {
 
 /// `2^(index / 2^scale)`
 fn bound(scale: i32, index: i64) -> f64 {
-    (index as f64 * f64::from(-scale).exp2()).exp2()
+    (index as f64 * (-f64::from(scale)).exp2()).exp2()
 }
 
 impl Buckets {
@@ -160,15 +166,26 @@ impl Buckets {
                 Self::Exponential { scale, offset, zero, counts },
                 Self::Exponential { scale: scale2, offset: offset2, zero: zero2, counts: counts2 },
             ) => {
-                let coarse = (*scale).min(*scale2);
-                let (a, b) = (spread(*scale - coarse, *offset, counts), spread(*scale2 - coarse, *offset2, counts2));
-                let first = a.keys().chain(b.keys()).min().copied();
-                let last = a.keys().chain(b.keys()).max().copied();
-                let at = |map: &BTreeMap<i32, u64>, index: i32| map.get(&index).copied().unwrap_or(0);
-                let indices = first.into_iter().flat_map(|first| first..=last.unwrap_or(first));
-                let counts = indices.map(|index| op(at(&a, index), at(&b, index))).collect::<Option<Vec<_>>>()?;
-                let (offset, zero) = (first.unwrap_or(0), op(*zero, *zero2)?);
-                Some(Self::Exponential { scale: coarse, offset, zero, counts })
+                let common = (*scale).min(*scale2);
+                // 33 steps down every index that fits its 32 bits is 0 or -1, so the search ends.
+                let spread = |step: u32| {
+                    let down = |scale: i32| scale.abs_diff(common).saturating_add(step);
+                    let (a, b) = (spread(down(*scale), *offset, counts), spread(down(*scale2), *offset2, counts2));
+                    let first = a.keys().chain(b.keys()).min().copied().unwrap_or(0);
+                    let last = a.keys().chain(b.keys()).max().copied().unwrap_or(first - 1);
+                    (a, b, first..=last, step)
+                };
+                let fits = |range: &RangeInclusive<i64>| range.end() - range.start() < MAX_BUCKETS;
+                let (a, b, range, step) = (0..=33).map(spread).find(|(_, _, range, _)| fits(range))?;
+                let at = |map: &BTreeMap<i64, u64>, index: i64| map.get(&index).copied().unwrap_or(0);
+                let offset = i32::try_from(*range.start()).ok()?;
+                let counts = range.map(|index| op(at(&a, index), at(&b, index))).collect::<Option<Vec<_>>>()?;
+                Some(Self::Exponential {
+                    scale: common.checked_sub_unsigned(step)?,
+                    offset,
+                    zero: op(*zero, *zero2)?,
+                    counts,
+                })
             }
             (Self::Explicit { bounds, counts }, Self::Explicit { bounds: bounds2, counts: counts2 }) => {
                 let same = bounds == bounds2 && counts.len() == counts2.len();
@@ -181,11 +198,12 @@ impl Buckets {
 }
 
 /// Counts by index, `down` steps coarser. Empty buckets are left out.
-fn spread(down: i32, offset: i32, counts: &[u64]) -> BTreeMap<i32, u64> {
+fn spread(down: u32, offset: i32, counts: &[u64]) -> BTreeMap<i64, u64> {
     let mut spread = BTreeMap::new();
     for (index, count) in counts.iter().enumerate().filter(|(_, count)| **count > 0) {
         let index = i64::from(offset) + index as i64;
-        *spread.entry((index >> down.min(62)) as i32).or_insert(0) += count;
+        let total = spread.entry(index >> down.min(62)).or_insert(0u64);
+        *total = total.saturating_add(*count);
     }
     spread
 }
@@ -240,6 +258,30 @@ mod tests {
         }
     }
 
+    #[test]
+    fn distributions_of_single_values_are_merged_without_a_bucket_for_all_between() {
+        let (short, long) =
+            (exponential(20, &[0.001]), exponential(20, &[0.001, 0.1]).since(&exponential(20, &[0.001])));
+        let merged = short.merged(&long).merged(&exponential(20, &[100.0]));
+        assert!(matches!(&merged.buckets, Buckets::Exponential { counts, .. } if counts.len() as i64 <= MAX_BUCKETS));
+        for (q, exact) in [(0.1, 0.001), (0.5, 0.1), (1.0, 100.0)] {
+            let found = merged.quantile(q).unwrap();
+            assert!(found >= exact && found <= exact * 1.03, "{q}: {found} for {exact}");
+        }
+    }
+
+    /// What a broken worker may send.
+    fn hostile() -> impl Strategy<Value = Histogram> {
+        let numbers = || prop_oneof![any::<i32>(), -30..30i32, Just(i32::MIN), Just(i32::MAX)];
+        let counts = || prop::collection::vec(prop_oneof![any::<u64>(), 0..3u64], 0..6);
+        let exponential = (numbers(), numbers(), any::<u64>(), counts())
+            .prop_map(|(scale, offset, zero, counts)| Buckets::Exponential { scale, offset, zero, counts });
+        let explicit = (prop::collection::vec(any::<f64>(), 0..6), counts())
+            .prop_map(|(bounds, counts)| Buckets::Explicit { bounds, counts });
+        (any::<u64>(), any::<f64>(), prop_oneof![4 => exponential, 1 => explicit])
+            .prop_map(|(count, sum, buckets)| Histogram { count, sum, buckets })
+    }
+
     fn values() -> impl Strategy<Value = Vec<f64>> {
         prop::collection::vec(prop_oneof![4 => 1e-6..1e3f64, 1 => Just(0.0)], 0..60)
     }
@@ -255,6 +297,18 @@ mod tests {
             prop_assert_eq!(since.bars(), exponential(fine.min(coarse), &b).bars());
             let merged = earlier.merged(&since);
             prop_assert_eq!(merged.bars(), later.bars());
+        }
+
+        #[test]
+        fn nonsense_ends_nobody(a in hostile(), b in hostile(), q in 0.0..1.0f64) {
+            for found in [a.since(&b), a.merged(&b), b.since(&a).merged(&a)] {
+                found.quantile(q);
+                found.at_most(q);
+                found.mean();
+                if let Buckets::Exponential { counts, .. } = found.buckets {
+                    prop_assert!(counts.len() as i64 <= MAX_BUCKETS);
+                }
+            }
         }
 
         #[test]
