@@ -161,7 +161,7 @@ async fn status_shows_queues_workers_and_jobs_that_nobody_serves() {
 #[test]
 fn help_has_examples_and_shells_have_completions() {
     let help = |args: &[&str]| run(&binary("gristmill"), args, &[]).text();
-    for command in ["setup", "submit", "status", "dlq ls", "dlq show", "dlq replay", "dlq purge"] {
+    for command in ["setup", "submit", "status", "top", "dlq ls", "dlq show", "dlq replay", "dlq purge"] {
         let args: Vec<&str> = command.split(' ').chain(["--help"]).collect();
         assert!(help(&args).contains("Example"), "{command}");
     }

@@ -26,7 +26,7 @@ impl Status {
         json!({
             "worker": self.worker,
             "version": env!("CARGO_PKG_VERSION"),
-            "uptime_s": started.elapsed().as_secs(),
+            "uptime_s": started.elapsed().as_secs_f64(),
             "ready": missing.is_empty(),
             "missing": missing,
             "models": models.get().map_or(&[][..], |models| models),

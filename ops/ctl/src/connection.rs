@@ -36,9 +36,15 @@ pub struct Connection {
     tls_ca: Option<PathBuf>,
 }
 
+/// Where to connect to, all files read.
+pub struct Target {
+    options: ConnectOptions,
+    servers: Vec<ServerAddr>,
+}
+
 impl Connection {
-    /// Connects, or says to what it could not.
-    pub async fn client(&self) -> anyhow::Result<Client> {
+    /// Reads what the flags name, and connects to nothing yet.
+    pub async fn target(&self) -> anyhow::Result<Target> {
         let mut options = ConnectOptions::new().name("gristmill");
         if let Some(path) = &self.credentials {
             let read = options.credentials_file(path).await;
@@ -53,12 +59,30 @@ impl Connection {
         }
         let servers = self.nats.split(',').map(|url| url.trim().parse::<ServerAddr>());
         let servers: Vec<ServerAddr> = servers.collect::<Result<_, _>>().context("--nats is no NATS URL")?;
-        let names: Vec<String> = servers.iter().map(|server| format!("{}:{}", server.host(), server.port())).collect();
-        options.connect(servers).await.with_context(|| format!("cannot connect to NATS at {}", names.join(", ")))
+        Ok(Target { options, servers })
+    }
+
+    /// Connects, or says to what it could not.
+    pub async fn client(&self) -> anyhow::Result<Client> {
+        self.target().await?.connect().await
     }
 
     /// Connects to JetStream.
     pub async fn jetstream(&self) -> anyhow::Result<Context> {
         Ok(jetstream::new(self.client().await?))
+    }
+}
+
+impl Target {
+    /// Connects, or says to what it could not.
+    pub async fn connect(&self) -> anyhow::Result<Client> {
+        let connected = self.options.clone().connect(self.servers.clone()).await;
+        connected.with_context(|| format!("cannot connect to NATS at {}", self.names()))
+    }
+
+    /// The servers, for people.
+    pub fn names(&self) -> String {
+        let names = self.servers.iter().map(|server| format!("{}:{}", server.host(), server.port()));
+        names.collect::<Vec<_>>().join(", ")
     }
 }

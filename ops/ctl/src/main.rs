@@ -8,6 +8,7 @@ mod setup;
 mod status;
 mod submit;
 mod table;
+mod top;
 
 use std::process::ExitCode;
 
@@ -28,7 +29,8 @@ use crate::error::Failure;
     gristmill submit digits --npy image=seven.npy\n  \
     gristmill dlq ls --model digits --json\n  \
     gristmill dlq replay --code internal --newer-than 2h\n  \
-    gristmill status --admin http://127.0.0.1:9470"
+    gristmill status --admin http://127.0.0.1:9470\n  \
+    gristmill top"
 )]
 struct Args {
     #[command(flatten)]
@@ -49,6 +51,8 @@ enum Command {
     Dlq(dlq::Command),
     /// Show models, waiting jobs and workers
     Status(status::Args),
+    /// Watch models, lanes and workers live
+    Top(top::Args),
     /// Print a completion script for a shell
     #[command(after_help = "Example:\n  gristmill completions bash > /etc/bash_completion.d/gristmill")]
     Completions {
@@ -66,6 +70,7 @@ async fn main() -> ExitCode {
         Command::Submit(args) => submit::run(&connection, args).await,
         Command::Dlq(command) => dlq::run(&connection, command).await,
         Command::Status(args) => status::run(&connection, args).await,
+        Command::Top(args) => top::run(&connection, args).await,
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Args::command(), "gristmill", &mut std::io::stdout());
             Ok(())

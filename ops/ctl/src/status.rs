@@ -76,7 +76,8 @@ pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn uncovered(stream: &Stream, consumers: &[Info]) -> anyhow::Result<BTreeMap<String, usize>> {
+/// Jobs by subject for which there is no consumer.
+pub async fn uncovered(stream: &Stream, consumers: &[Info]) -> anyhow::Result<BTreeMap<String, usize>> {
     let mut subjects = stream.info_with_subjects(">").await?;
     let mut found = BTreeMap::new();
     while let Some(subject) = subjects.next().await {
