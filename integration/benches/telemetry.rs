@@ -1,5 +1,6 @@
 //! What telemetry costs: throughput of the main job with everything exported to a real collector on the same cores, at 1 % and
-//! at 100 % of the jobs recorded, against none at all. Runs take turns, so that what else the machine does falls on all.
+//! at 100 % of the jobs recorded, the latter with the default limit on recorded jobs and without one, against none at all. Runs
+//! take turns, so that what else the machine does falls on all.
 //!
 //! Then 10,000 jobs a second, a tenth of them recorded: whether every span reaches the collector.
 
@@ -13,40 +14,45 @@ use gristmill_schemas::metric;
 const JOBS: usize = 100_000;
 const ROUNDS: usize = 7;
 
-/// Part of the jobs recorded; `None` for telemetry switched off.
-const MODES: [(&str, Option<&str>); 3] = [("off", None), ("1 %", Some("0.01")), ("100 %", Some("1"))];
+/// Name, part of the jobs recorded (`None` for telemetry switched off), and whether the default limit on them is lifted.
+const MODES: [(&str, Option<&str>, bool); 4] = [
+    ("off", None, false),
+    ("1 %", Some("0.01"), false),
+    ("100 %", Some("1"), false),
+    ("100 %, no limit", Some("1"), true),
+];
 
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let mlp = Mlp::load();
     let collector = Collector::quiet();
     println!("{JOBS} jobs a run, {ROUNDS} rounds; ratios against off in the same round");
-    let mut ratios = [Vec::new(), Vec::new()];
+    let mut ratios = vec![Vec::new(); MODES.len()];
     for round in 0..ROUNDS {
-        let mut speeds = [None; 3];
+        let mut speeds = [None; MODES.len()];
         // Another one begins each time.
         for turn in 0..MODES.len() {
             let mode = (turn + round) % MODES.len();
-            let run = Speed::of_backlog(JOBS, &mlp, |builder| export(builder, &collector, MODES[mode].1)).await;
+            let run = Speed::of_backlog(JOBS, &mlp, |builder| export(builder, &collector, MODES[mode])).await;
             speeds[mode] = Some(run.0);
         }
-        let [off, part, all] = speeds.map(Option::unwrap);
-        println!(
-            "off {:>6.0} jobs/s {:.1} us, 1 % {:>6.0} jobs/s {:.1} us, 100 % {:>6.0} jobs/s {:.1} us",
-            off.rate, off.cpu, part.rate, part.cpu, all.rate, all.cpu
-        );
-        ratios[0].push((part.rate / off.rate, part.cpu / off.cpu));
-        ratios[1].push((all.rate / off.rate, all.cpu / off.cpu));
+        let speeds = speeds.map(Option::unwrap);
+        for ((speed, (name, ..)), ratios) in speeds.iter().zip(MODES).zip(&mut ratios) {
+            print!("{name}: {:.0} jobs/s {:.1} us; ", speed.rate, speed.cpu);
+            ratios.push((speed.rate / speeds[0].rate, speed.cpu / speeds[0].cpu));
+        }
+        println!();
     }
-    for ((name, _), ratios) in MODES[1..].iter().zip(&ratios) {
+    for ((name, ..), ratios) in MODES.iter().zip(&ratios).skip(1) {
         let (rate, cpu) = (median(ratios.iter().map(|r| r.0)), median(ratios.iter().map(|r| r.1)));
         println!("{name} recorded: rate {rate:.4}, CPU of the worker {cpu:.4} (medians)");
     }
     steady(&mlp, &collector).await;
 }
 
-fn export(builder: WorkerBuilder, collector: &Collector, ratio: Option<&str>) -> WorkerBuilder {
-    let Some(ratio) = ratio else { return builder.env("OTEL_SDK_DISABLED", "true") };
+fn export(builder: WorkerBuilder, collector: &Collector, mode: (&str, Option<&str>, bool)) -> WorkerBuilder {
+    let Some(ratio) = mode.1 else { return builder.env("OTEL_SDK_DISABLED", "true") };
+    let builder = if mode.2 { builder.set("telemetry.max_traces_per_s", 0) } else { builder };
     let builder = builder.exporting("grpc", &collector.grpc_endpoint());
     builder.env("OTEL_TRACES_SAMPLER", "traceidratio").env("OTEL_TRACES_SAMPLER_ARG", ratio)
 }
@@ -60,7 +66,7 @@ fn total(worker: &Worker, name: &str, label: &str) -> f64 {
 
 async fn steady(mlp: &Mlp, collector: &Collector) {
     let nats = Nats::start();
-    let worker = export(WorkerBuilder::new(&nats, &["mlp"]), collector, Some("0.1")).start();
+    let worker = export(WorkerBuilder::new(&nats, &["mlp"]), collector, ("10 %", Some("0.1"), false)).start();
     let jobs = Jobs::new(nats.jetstream().await);
     let (began, mut sent) = (Instant::now(), 0);
     for second in 0..10 {

@@ -132,6 +132,8 @@ async fn every_datatype_goes_in_and_comes_out() {
 
 #[tokio::test]
 async fn a_result_goes_on_with_the_jobs_trace_or_begins_one() {
+    // Nothing is recorded here, so that the sender's own span stays the one to belong to. What is recorded goes on with
+    // the span of its answer: see telemetry.rs.
     let nats = Nats::start();
     let _worker = WorkerBuilder::new(&nats, &["mlp"]).start();
     let jobs = Jobs::new(nats.jetstream().await);
@@ -144,9 +146,7 @@ async fn a_result_goes_on_with_the_jobs_trace_or_begins_one() {
     let results = jobs.results(2).await;
     let of = |id: &str| results.iter().find(|answer| answer.id() == id).expect("both are answered");
     let (traced, parent) = (of("traced"), TraceContext::parse(parent).unwrap());
-    let child = TraceContext::parse(traced.header("traceparent")).expect("a result has a trace");
-    assert_eq!((child.trace_id, child.flags), (parent.trace_id, parent.flags));
-    assert_ne!(child.span_id, parent.span_id);
+    assert_eq!(TraceContext::parse(traced.header("traceparent")), Some(parent));
     assert_eq!((traced.header("tracestate"), traced.header("baggage")), ("vendor=1", "user=7"));
     assert_eq!(traced.subject, "infer.results.mlp.mine");
     let begun = TraceContext::parse(of("untraced").header("traceparent")).expect("a trace was begun");

@@ -9,6 +9,7 @@ use gristmill_integration::collector::{Data, Point, Received, Span};
 use gristmill_integration::{Answer, Collector, Jobs, Nats, Worker, WorkerBuilder, binary, root, run};
 use gristmill_schemas::TraceContext;
 use gristmill_schemas::metric::{self, Kind};
+use tempfile::TempDir;
 
 const JOBS: usize = 1000;
 
@@ -41,6 +42,24 @@ struct Scene {
     collector: Collector,
 }
 
+/// The test model `mlp`, with batches of at most 150 jobs that wait for that many: 1,000 jobs are six full batches, which have
+/// more links than the 128 of the SDK's default, and a smaller one.
+fn patient_mlp() -> TempDir {
+    let dir = TempDir::new().unwrap();
+    let (from, to) = (root().join("target/models/packages/mlp/1"), dir.path().join("mlp/1"));
+    std::fs::create_dir_all(&to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), to.join(entry.file_name())).unwrap();
+    }
+    let manifest = std::fs::read_to_string(to.join("model.toml")).unwrap();
+    let manifest =
+        manifest.replace("max_rows = 256", "max_rows = 150").replace("max_delay_ms = 0", "max_delay_ms = 500");
+    assert!(manifest.contains("max_rows = 150") && manifest.contains("max_delay_ms = 500"), "{manifest}");
+    std::fs::write(to.join("model.toml"), manifest).unwrap();
+    dir
+}
+
 /// 1,000 jobs are stored, then a worker answers them, then it ends and its telemetry is complete.
 async fn scene(protocol: &str) -> Scene {
     let nats = Nats::start();
@@ -52,7 +71,7 @@ async fn scene(protocol: &str) -> Scene {
     let bad = ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01");
     jobs.submit("mlp", "bad", b"nonsense".to_vec(), &[bad, ("tracestate", "a=b")]).await;
     let endpoint = if protocol == "grpc" { collector.grpc_endpoint() } else { collector.http_endpoint() };
-    let builder = WorkerBuilder::new(&nats, &["mlp"]).exporting(protocol, &endpoint);
+    let builder = WorkerBuilder::with_dir(&nats.url(), patient_mlp()).exporting(protocol, &endpoint);
     let builder = builder.env("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test");
     let mut worker: Worker = builder.set("worker", "w1").set("telemetry.slow_job_ms", 1).start();
     let results = jobs.results(JOBS + 1).await;

@@ -45,6 +45,8 @@ pub struct Config {
     pub otel: Settings,
     /// `telemetry.histograms`
     pub histograms: Buckets,
+    /// `telemetry.max_traces_per_s`: most jobs recorded in a second; zero for no limit.
+    pub max_traces: u32,
     /// `telemetry.slow_job_ms`: a job that is longer in the worker is logged; zero logs none.
     pub slow_job: Duration,
     /// `admin.metrics`: whether there is a page for Prometheus.
@@ -79,6 +81,7 @@ impl Config {
             section.parsed("metrics", "true", |text| text.parse().map_err(|_| "true or false is expected"));
         let mut section = reader.section("telemetry");
         let histograms = section.parsed("histograms", "exponential", str::parse);
+        let max_traces = section.number("max_traces_per_s", 2000, 0..=1_000_000);
         let slow_job = Duration::from_millis(section.number("slow_job_ms", 1000, 0..=86_400_000));
         let mut log = reader.section("log");
         let log_format = log.parsed("format", "auto", str::parse);
@@ -102,6 +105,7 @@ impl Config {
             log_filter: log_filter.expect(READ),
             histograms: histograms.expect(READ),
             has_metrics: has_metrics.expect(READ),
+            max_traces,
             slow_job,
             otel,
             worker,

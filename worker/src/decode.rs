@@ -209,14 +209,15 @@ fn job(
 mod tests {
     use super::*;
     use crate::message::testing::{delivery, refusal};
-    use crate::telemetry::Server;
+    use crate::telemetry::{Limiter, Server};
     use gristmill_schemas::{Datatype, Shape, Tensor, TraceContext};
     use gristmill_telemetry::{Propagation, Sampling};
 
     fn tracing() -> Tracing {
         let server = Server { address: "broker".into(), port: 4222 }.into();
         let propagation = Propagation { trace_context: true, baggage: true };
-        Tracing { sampling: Sampling::DEFAULT, propagation, server, namespace: "infer".into() }
+        let limiter = Limiter::new(0).into();
+        Tracing { sampling: Sampling::DEFAULT, limiter, propagation, server, namespace: "infer".into() }
     }
 
     fn decoder() -> Decoder {

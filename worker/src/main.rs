@@ -10,7 +10,7 @@ use clap::Parser;
 use gristmill_ledger::end_now;
 use gristmill_telemetry::{Identity, LogSettings, Settings, Telemetry};
 use gristmill_worker::settings::Sources;
-use gristmill_worker::telemetry::{Meters, Tracing, Vitals};
+use gristmill_worker::telemetry::{Limiter, Meters, Tracing, Vitals};
 use gristmill_worker::{Admin, App, Config, Signals, Status, follow_supervisor, supervise};
 
 /// Pulls inference jobs from NATS JetStream, batches them onto libtorch models, stores one result per job, and
@@ -29,7 +29,7 @@ use gristmill_worker::{Admin, App, Config, Signals, Status, follow_supervisor, s
     streams.replicas, streams.ack_wait_ms, streams.max_deliver, streams.max_ack_pending, streams.duplicate_window_s,\n  \
     streams.results_max_age_s, streams.dlq_max_age_s, streams.jobs_max_bytes\n\
     admin.listen, admin.metrics (true|false), runtime.threads, shutdown.grace_ms, log.format (auto|json|text), log.filter\n\
-    telemetry.histograms (exponential|explicit), telemetry.slow_job_ms (0: none)\n\n\
+    telemetry.histograms (exponential|explicit), telemetry.max_traces_per_s (0: no limit), telemetry.slow_job_ms (0: none)\n\n\
     Traces, metrics and logs go to an OTLP collector where OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_{TRACES,METRICS,LOGS}_EXPORTER \
     names one; the standard OTEL_* variables apply.\n\n\
     Exit codes: 0 drained after SIGTERM or SIGINT; 1 failed; 2 wrong flags or settings; 128+N ended by a second signal. \
@@ -158,7 +158,7 @@ fn run(config: &Config, telemetry: &Telemetry) -> anyhow::Result<End> {
         .enable_all()
         .build()?;
     let vitals = vitals(config, telemetry);
-    vitals.meters.observe(&vitals.health, &vitals.counters, config.limits.in_flight);
+    vitals.observe(config.limits.in_flight);
     let (worker, permits) = (config.worker.clone(), config.limits.in_flight);
     let status = Status { worker, permits, vitals: vitals.clone() };
     let listen = Admin { status, has_metrics: config.has_metrics }.spawn(config.admin)?;
@@ -180,6 +180,7 @@ fn vitals(config: &Config, telemetry: &Telemetry) -> Vitals {
         heartbeat: Arc::default(),
         tracing: Tracing {
             sampling: config.otel.recorded(),
+            limiter: Limiter::new(config.max_traces).into(),
             propagation: config.otel.propagation,
             server,
             namespace: namespace.into(),

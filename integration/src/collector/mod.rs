@@ -86,7 +86,8 @@ impl Collector {
     fn launch(extra: &[&str], is_quiet: bool) -> Self {
         let extra = extra.iter().map(|&arg| arg.into()).collect();
         let (grpc, http) = (Port::reserve(), Port::reserve());
-        let mut collector = Self { process: None, grpc, http, extra, is_quiet, received: Received::default(), read: 0, marks: 0 };
+        let mut collector =
+            Self { process: None, grpc, http, extra, is_quiet, received: Received::default(), read: 0, marks: 0 };
         collector.restart();
         collector
     }

@@ -160,6 +160,8 @@ table! {
         "Log records sent to the collector; with an error type, those it did not take.";
     METRICS_EXPORTED: "otel.sdk.exporter.metric_data_point.exported", Counter, "{data_point}", &[a::COMPONENT, a::ERROR],
         "Data points sent to the collector; with an error type, those it did not take.";
+    TRACES_SKIPPED: "gristmill.traces.skipped", Counter, "{trace}", &[],
+        "Jobs that were to be recorded and were not, since telemetry.max_traces_per_s was reached.";
     LOG_LINES_DROPPED: "gristmill.log.dropped", Counter, "{line}", &[],
         "Log lines dropped because standard output was not read fast enough.";
 }

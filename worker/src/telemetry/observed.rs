@@ -7,6 +7,7 @@ use gristmill_schemas::Lane;
 use gristmill_schemas::metric::{self, Metric, attribute as a};
 use gristmill_telemetry::{KeyValue, Observed, observe_process, watch_gpus};
 
+use super::Vitals;
 use super::counters::{Count, Counters};
 use super::health::{Health, Lag};
 use super::meters::{Meters, ModelMeters};
@@ -46,10 +47,11 @@ fn one(value: f64) -> Observed {
     vec![(value, Vec::new())]
 }
 
-impl Meters {
+impl Vitals {
     /// Has states and totals reported. `permits`: most jobs accepted and not settled. Call once.
-    pub fn observe(self: &Arc<Self>, health: &Arc<Health>, counters: &Arc<Counters>, permits: usize) {
-        let instruments = self.instruments();
+    pub fn observe(&self, permits: usize) {
+        let Self { health, counters, meters, tracing, .. } = self;
+        let instruments = meters.instruments();
         observe_process(instruments);
         watch_gpus(instruments);
         instruments.observe(&metric::QUEUE_LIMIT, move || one(permits as f64));
@@ -63,11 +65,15 @@ impl Meters {
             let number = |holds: bool| f64::from(u8::from(holds));
             checks.map(|(name, fault)| (number(fault.is_none()), vec![KeyValue::new(a::CHECK, name)])).collect()
         });
-        self.observe_faults(health, counters);
-        self.observe_lags(health);
-        self.observe_models();
+        let limiter = Arc::clone(&tracing.limiter);
+        instruments.observe(&metric::TRACES_SKIPPED, move || one(limiter.skipped() as f64));
+        meters.observe_faults(health, counters);
+        meters.observe_lags(health);
+        meters.observe_models();
     }
+}
 
+impl Meters {
     fn observe_faults(&self, health: &Arc<Health>, counters: &Arc<Counters>) {
         for (metric, faults) in FAULTS {
             let (counters, health) = (Arc::clone(counters), Arc::clone(health));

@@ -7,6 +7,7 @@ use gristmill_schemas::metric::attribute;
 use gristmill_schemas::{ErrorCode, TraceContext};
 use gristmill_telemetry::{KeyValue, Kind, Link, Propagation, Sampling, Span, Spans};
 
+use super::limiter::Limiter;
 use super::meters::Server;
 
 /// How traces are joined and begun.
@@ -14,6 +15,8 @@ use super::meters::Server;
 pub struct Tracing {
     /// Which are recorded.
     pub sampling: Sampling,
+    /// How many of them.
+    pub limiter: Arc<Limiter>,
     /// Which headers count.
     pub propagation: Propagation,
     /// The broker, for attributes.
@@ -25,7 +28,7 @@ pub struct Tracing {
 /// A job's place in its trace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    /// Our own span: `process`.
+    /// Our own span: `process`. Where no spans are made, the sender's: what comes behind us belongs below that.
     pub context: TraceContext,
     /// The sender's.
     pub parent: Option<TraceContext>,
@@ -38,14 +41,14 @@ impl Tracing {
     pub fn join(&self, parent: Option<TraceContext>) -> Trace {
         let parent = parent.filter(|_| self.propagation.trace_context);
         let trace_id = parent.map_or_else(new_trace_id, |parent| parent.trace_id);
-        let is_recorded = self.sampling.takes(parent.as_ref(), trace_id);
-        // Bit 1 says that the id is random. What the sender decided goes on where we decide nothing.
-        let flags = match parent {
-            Some(parent) if self.sampling.follows_parent || self.sampling == Sampling::OFF => parent.flags,
-            Some(parent) => parent.flags & !1 | u8::from(is_recorded),
-            None => 2 | u8::from(is_recorded),
+        let is_recorded = self.sampling.takes(parent.as_ref(), trace_id) && self.limiter.admit(Instant::now());
+        let context = match parent {
+            Some(parent) if !is_recorded => parent,
+            Some(parent) => TraceContext { span_id: new_span_id(), flags: parent.flags | 1, ..parent },
+            // Bit 1 says that the id is random.
+            None => TraceContext { trace_id, span_id: new_span_id(), flags: 2 | u8::from(is_recorded) },
         };
-        Trace { context: TraceContext { trace_id, span_id: new_span_id(), flags }, parent, is_recorded }
+        Trace { context, parent, is_recorded }
     }
 }
 
@@ -166,7 +169,7 @@ mod tests {
     fn tracing(sampling: Sampling) -> Tracing {
         let server = Arc::new(Server { address: "s".into(), port: 1 });
         let propagation = Propagation { trace_context: true, baggage: true };
-        Tracing { sampling, propagation, server, namespace: "infer".into() }
+        Tracing { sampling, limiter: Limiter::new(0).into(), propagation, server, namespace: "infer".into() }
     }
 
     fn parent(flags: u8) -> Option<TraceContext> {
@@ -180,7 +183,7 @@ mod tests {
             let trace = tracing.join(parent(flags));
             assert_eq!((trace.context.trace_id, trace.context.flags, trace.parent), ([7; 16], flags, parent(flags)));
             assert_eq!(trace.is_recorded, flags & 1 == 1);
-            assert_ne!(trace.context.span_id, [8; 8]);
+            assert_eq!(trace.context.span_id == [8; 8], !trace.is_recorded, "no parent that nobody knows");
         }
     }
 
@@ -195,9 +198,14 @@ mod tests {
     #[test]
     fn what_is_not_recorded_here_may_be_recorded_behind_us() {
         let trace = tracing(Sampling::OFF).join(parent(1));
-        assert_eq!((trace.is_recorded, trace.context.flags), (false, 1));
-        let ours = tracing(Sampling { follows_parent: false, ratio: 0.0 }).join(parent(3));
-        assert_eq!((ours.is_recorded, ours.context.flags), (false, 3), "that is what off is");
+        assert_eq!((trace.is_recorded, Some(trace.context)), (false, parent(1)));
+        let ours = tracing(Sampling { follows_parent: false, ratio: 1.0 }).join(parent(2));
+        assert_eq!((ours.is_recorded, ours.context.flags), (true, 3));
+        let mut limited = tracing(Sampling::DEFAULT);
+        limited.limiter = Limiter::new(1).into();
+        let both = [limited.join(parent(1)), limited.join(parent(1))];
+        assert_eq!(both.each_ref().map(|trace| trace.is_recorded), [true, false]);
+        assert_eq!(Some(both[1].context), parent(1));
         let mut deaf = tracing(Sampling::DEFAULT);
         deaf.propagation.trace_context = false;
         assert_eq!(deaf.join(parent(1)).parent, None);

@@ -4,7 +4,7 @@ use crate::panel::{Panel, Row, Unit};
 use crate::query::{INSTANCE, Series, legend};
 
 pub(super) fn row() -> Row {
-    Row { title: "Telemetry", panels: vec![sent(), lost(), lines()] }
+    Row { title: "Telemetry", panels: vec![sent(), lost(), skipped(), lines()] }
 }
 
 /// What is exported, and the counter that says so.
@@ -39,6 +39,16 @@ fn lost() -> Panel {
         let lost = Series::of(metric).with(a::ERROR, r#"!="""#).rate().sum(&by);
         panel.query(lost, format!("{name} {}", legend(&by)))
     })
+}
+
+fn skipped() -> Panel {
+    Panel::lines(
+        "Jobs not recorded",
+        Unit::PerSecond,
+        "More jobs are sampled than telemetry.max_traces_per_s lets be recorded: senders mark too many, or the ratio is too \
+         high. Metrics are complete all the same.",
+    )
+    .query(Series::of(metric::TRACES_SKIPPED).rate().sum(&[INSTANCE]), legend(&[INSTANCE]))
 }
 
 fn lines() -> Panel {
