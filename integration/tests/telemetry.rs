@@ -291,3 +291,27 @@ fn check_logs(received: &Received) {
     );
     assert!(received.logs.iter().any(|log| log.body == "serving"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_job_from_the_command_line_is_one_trace() {
+    let (nats, mut collector) = (Nats::start(), Collector::start());
+    let endpoint = collector.grpc_endpoint();
+    let mut worker = WorkerBuilder::new(&nats, &["mlp"]).exporting("grpc", &endpoint).start();
+    let row = format!("{{\"x\": [[{}]]}}", ["0.5"; 64].join(","));
+    let args = ["--nats", &nats.url(), "submit", "mlp", "--json", &row];
+    let around = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let environment =
+        [("OTEL_EXPORTER_OTLP_ENDPOINT", &*endpoint), ("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc"), ("TRACEPARENT", around)];
+    let ended = run(&binary("gristmill"), &args, &environment);
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    Jobs::new(nats.jetstream().await).settled().await;
+    assert!(worker.terminate().success());
+    let received = collector.received();
+    let sent = received.named("publish infer.jobs")[0];
+    assert_eq!((sent.kind.as_str(), sent.parent_id.as_deref()), ("PRODUCER", Some("b7ad6b7169203331")));
+    assert_eq!(sent.resource["service.name"], "gristmill");
+    assert_eq!(sent.attributes["messaging.nats.stream"], "INFER_JOBS");
+    let process = received.named("process infer.jobs")[0];
+    assert_eq!((process.parent_id.as_deref(), &process.trace_id), (Some(sent.span_id.as_str()), &sent.trace_id));
+    assert_eq!(process.resource["service.name"], "gristmill-worker");
+}

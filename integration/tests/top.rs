@@ -9,7 +9,7 @@ use std::time::Instant;
 
 use async_nats::Client;
 use futures_util::StreamExt;
-use gristmill_integration::{Ended, Jobs, Nats, Process, binary, free_port, root, run};
+use gristmill_integration::{Ended, Jobs, Mlp, Nats, Process, WorkerBuilder, binary, free_port, root, run};
 use gristmill_schemas::metric::{self, Buckets, Histogram, Metric, Point, Value, attribute as a};
 use gristmill_schemas::{Lane, Namespace};
 use serde_json::json;
@@ -260,4 +260,30 @@ async fn top_waits_for_a_broker_that_is_gone_and_comes_back_by_itself() {
     screen.process.wait_until(|process| process.log()[before..].contains("jobs"));
     screen.types("q");
     screen.ends_restored();
+}
+
+#[tokio::test]
+async fn a_real_worker_answers_for_itself() {
+    let (nats, mlp) = (Nats::start(), Mlp::load());
+    let _worker = WorkerBuilder::new(&nats, &["mlp"]).set("worker", "real").start();
+    let jobs = Jobs::new(nats.jetstream().await);
+    let sender = jobs.clone();
+    let load = tokio::spawn(async move {
+        for round in 0.. {
+            sender.submit_all("infer.jobs.mlp.online", (0..200).map(|id| mlp.job(round * 200 + id))).await;
+        }
+    });
+    let url = nats.url();
+    let args = ["--nats", &url, "top", "--once", "--interval", "1"].map(str::to_owned);
+    let frame = tokio::task::spawn_blocking(move || run(&binary("gristmill"), &args, &[])).await.unwrap();
+    load.abort();
+    assert_eq!(frame.code, 0, "{}", frame.err);
+    let text = frame.text();
+    let line =
+        |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"));
+    assert!(line("real ").contains("ready: mlp 1"), "{text}");
+    // Answers a second: some, whatever the machine.
+    let rate = line("mlp     online").split_whitespace().nth(2).unwrap().to_owned();
+    assert!(rate != "0" && rate != "-", "{text}");
+    assert!(line("mlp     1 ").contains('%') || line("mlp     1 ").contains("idle"), "{text}");
 }

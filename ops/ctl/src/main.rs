@@ -9,6 +9,7 @@ mod status;
 mod submit;
 mod table;
 mod top;
+mod trace;
 
 use std::process::ExitCode;
 

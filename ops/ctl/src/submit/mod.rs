@@ -4,7 +4,7 @@ mod input;
 mod print;
 
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use anyhow::{Context as _, bail};
 use async_nats::header::HeaderValue;
@@ -12,13 +12,16 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::context::PublishErrorKind;
 use async_nats::{HeaderMap, Message};
 use futures_util::StreamExt;
-use gristmill_schemas::{JobBody, Lane, Reply, Token, TraceContext, header};
+use gristmill_schemas::metric::attribute;
+use gristmill_schemas::{JobBody, Lane, Reply, Token, header};
+use gristmill_telemetry::KeyValue;
 
 use crate::connection::Connection;
 use crate::error::Failure;
 use crate::table;
+use crate::trace::Tracer;
 
-/// Submits one job and waits for its answer.
+/// Submits one job and waits for its answer. Its span goes to a collector where the `OTEL_*` variables name one.
 #[derive(clap::Args)]
 #[command(after_help = "Examples:\n  \
     gristmill submit mlp --json '{\"x\": [[0.1, 0.2]]}' --datatype x=FP32\n  \
@@ -78,6 +81,13 @@ pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
         ));
     }
     let body = input::body(&args).map_err(|error| Failure::with(2, error))?;
+    let tracer = Tracer::start().await.map_err(|error| Failure::with(2, error))?;
+    let done = ask(connection, args, body, &tracer).await;
+    tracer.end().await;
+    done
+}
+
+async fn ask(connection: &Connection, args: Args, body: Vec<u8>, tracer: &Tracer) -> Result<(), Failure> {
     let client = connection.client().await?;
     let (id, reply) = (format!("cli-{:016x}", fastrand::u64(..)), format!("cli-{:016x}", fastrand::u64(..)));
     let reply: Token = reply.parse()?;
@@ -86,7 +96,12 @@ pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
     // The server has the subscription before the job is out.
     client.flush().await?;
     let context = async_nats::jetstream::new(client);
-    let sequence = publish(connection, &context, &args, body, &id, &reply).await?;
+    let (started, size) = (SystemTime::now(), body.len());
+    let stored = publish(connection, &context, &args, body, (&id, &reply, tracer)).await;
+    let error = stored.as_ref().err().map(ToString::to_string);
+    let about = about(connection, &args, &id, size, stored.as_ref().ok());
+    tracer.published(&connection.namespace.to_string(), about, started, error);
+    let sequence = stored?;
     if args.no_wait {
         let subject = connection.namespace.result_subject(&args.model, &reply);
         if args.json_output {
@@ -108,18 +123,14 @@ async fn publish(
     context: &Context,
     args: &Args,
     body: Vec<u8>,
-    id: &str,
-    reply: &Token,
+    (id, reply, tracer): (&str, &Token, &Tracer),
 ) -> anyhow::Result<u64> {
-    let flags = 2;
-    let span =
-        TraceContext { trace_id: fastrand::u128(1..).to_be_bytes(), span_id: fastrand::u64(1..).to_be_bytes(), flags };
     let mut headers = HeaderMap::new();
     let mut set = |name: &'static str, value: String| headers.insert(name, HeaderValue::from(value));
     set(header::JOB_ID, id.to_owned());
     set(header::REPLY, reply.to_string());
     set(header::TIMEOUT_MS, ((args.timeout * 1000.0).ceil() as u64).to_string());
-    set(header::TRACEPARENT, span.to_string());
+    set(header::TRACEPARENT, tracer.context.to_string());
     if let Some(version) = &args.version {
         set(header::VERSION, version.to_string());
     }
@@ -136,6 +147,24 @@ async fn publish(
         _ => anyhow::anyhow!("the job was not stored: {error}"),
     })?;
     Ok(ack.sequence)
+}
+
+/// Attributes of the sender's span.
+fn about(connection: &Connection, args: &Args, id: &str, size: usize, sequence: Option<&u64>) -> Vec<KeyValue> {
+    let number = |n: u64| i64::try_from(n).unwrap_or(i64::MAX);
+    let subject = connection.namespace.job_subject(&args.model, args.lane);
+    let stored = sequence.map(|sequence| {
+        let stream = KeyValue::new("messaging.nats.stream", connection.namespace.stream("JOBS"));
+        [stream, KeyValue::new("messaging.nats.sequence", number(*sequence))]
+    });
+    let job = [
+        KeyValue::new("messaging.destination.name", subject),
+        KeyValue::new("messaging.message.conversation_id", id.to_owned()),
+        KeyValue::new("messaging.message.body.size", number(size as u64)),
+        KeyValue::new(attribute::MODEL, args.model.to_string()),
+        KeyValue::new(attribute::LANE, args.lane.as_str()),
+    ];
+    job.into_iter().chain(stored.into_iter().flatten()).collect()
 }
 
 fn answer(args: &Args, message: &Message) -> Result<(), Failure> {
