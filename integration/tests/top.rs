@@ -279,11 +279,17 @@ async fn a_real_worker_answers_for_itself() {
     load.abort();
     assert_eq!(frame.code, 0, "{}", frame.err);
     let text = frame.text();
-    let line =
-        |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("{start}: {text}"));
-    assert!(line("real ").contains("ready: mlp 1"), "{text}");
-    // Answers a second: some, whatever the machine.
-    let rate = line("mlp     online").split_whitespace().nth(2).unwrap().to_owned();
-    assert!(rate != "0" && rate != "-", "{text}");
-    assert!(line("mlp     1 ").contains('%') || line("mlp     1 ").contains("idle"), "{text}");
+    let row = |first: [&str; 2]| -> Vec<String> {
+        let mut rows = text.lines().map(|line| line.split_whitespace().map(str::to_owned).collect::<Vec<_>>());
+        let found = rows.find(|row| row.len() > 2 && row[0] == first[0] && row[1] == first[1]);
+        found.unwrap_or_else(|| panic!("{first:?}: {text}"))
+    };
+    assert!(
+        text.contains("workers 1 of 1 ready") && row(["real", "0.1.0"]).join(" ").ends_with("ready: mlp 1"),
+        "{text}"
+    );
+    // Answers a second, and their median time: some, whatever the machine.
+    let lane = row(["mlp", "online"]);
+    assert!(![&lane[2], &lane[6]].iter().any(|cell| matches!(cell.as_str(), "0" | "-")), "{text}");
+    assert!(row(["mlp", "1"]).join(" ").contains('%'), "{text}");
 }

@@ -43,6 +43,9 @@ const FAULTS: [(&Metric, &[(Count, &str)]); 3] = [
     ),
 ];
 
+/// One number of a consumer's lag.
+type Number = fn(&Lag) -> u64;
+
 fn one(value: f64) -> Observed {
     vec![(value, Vec::new())]
 }
@@ -90,7 +93,7 @@ impl Meters {
     }
 
     fn observe_lags(self: &Arc<Self>, health: &Arc<Health>) {
-        let numbers: [(&Metric, fn(&Lag) -> u64); 5] = [
+        let numbers: [(&Metric, Number); 5] = [
             (&metric::CONSUMER_PENDING, |lag| lag.pending),
             (&metric::CONSUMER_ACK_PENDING, |lag| lag.ack_pending),
             (&metric::CONSUMER_ACK_LIMIT, |lag| lag.ack_limit),
