@@ -151,7 +151,8 @@ impl Decoder {
         ]);
         // The wall clock of intake, moved by what has passed since.
         let received = (SystemTime::from(now), origin.received);
-        let state = text(origin, header::TRACESTATE).map(str::to_owned);
+        // As long as is passed on, see the publish stage.
+        let state = text(origin, header::TRACESTATE).filter(|state| state.len() <= 512).map(str::to_owned);
         Processing { trace: trace.clone(), received, attributes, state, error: None, template }
     }
 }

@@ -100,11 +100,15 @@ enum End {
     AtOnce(u8),
 }
 
-/// Longest wait for a collector at the end.
-const LAST_EXPORT: Duration = Duration::from_secs(5);
+/// Longest wait for a collector after a drain, and after a failure: then engines may still be at work, and a restart waits.
+const LAST_EXPORT: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(1)];
 
 fn finish(telemetry: Telemetry, end: End) -> ExitCode {
-    telemetry.shutdown(if matches!(end, End::AtOnce(_)) { Duration::ZERO } else { LAST_EXPORT });
+    telemetry.shutdown(match end {
+        End::Clean(_) => LAST_EXPORT[0],
+        End::Now(_) => LAST_EXPORT[1],
+        End::AtOnce(_) => Duration::ZERO,
+    });
     match end {
         End::Clean(code) => code,
         End::Now(code) | End::AtOnce(code) => end_now(code),
@@ -113,7 +117,8 @@ fn finish(telemetry: Telemetry, end: End) -> ExitCode {
 
 fn identity(config: &Config) -> Identity {
     let (service, version) = ("gristmill-worker", env!("CARGO_PKG_VERSION"));
-    Identity { service, version, instance: config.worker.clone(), buckets: config.histograms }
+    let (instance, on_thread_start) = (config.worker.clone(), gristmill_ledger::enter_ours);
+    Identity { service, version, instance, buckets: config.histograms, on_thread_start }
 }
 
 fn log(config: &Config) -> LogSettings {
@@ -196,11 +201,16 @@ async fn serve(config: &Config, vitals: Vitals, is_supervised: bool) -> anyhow::
     let mut signals = Signals::try_new()?;
     let (heartbeat, lag) = (Arc::clone(&vitals.heartbeat), vitals.meters.lag.clone());
     tokio::spawn(async move { heartbeat.run(lag).await });
+    let mut start = Box::pin(App::start(config, &vitals));
     let mut app = tokio::select! {
-        app = App::start(config, &vitals) => app?,
-        // Engines may be inside libtorch.
-        _ = signals.recv() => return Ok(End::Now(0)),
+        app = &mut start => app?,
+        _ = signals.recv() => {
+            // Engines may be inside libtorch, and the ledger stays ours until the process is gone.
+            std::mem::forget(start);
+            return Ok(End::Now(0));
+        }
     };
+    drop(start);
     tracing::info!("serving");
     let name = tokio::select! {
         name = signals.recv() => name,
@@ -218,10 +228,12 @@ async fn serve(config: &Config, vitals: Vitals, is_supervised: bool) -> anyhow::
         }
         name
     };
+    let mut drain = Box::pin(app.drain(config.grace));
     tokio::select! {
-        drained = app.drain(config.grace) => drained?,
+        drained = &mut drain => drained?,
         name = again => {
             tracing::warn!(signal = name.0, "second signal, ending at once");
+            std::mem::forget(drain);
             return Ok(End::AtOnce(128 + name.1));
         }
     }

@@ -12,6 +12,12 @@ use crate::status::Status;
 /// An answer is given again for this long: who asks in a loop does not cost the worker its time.
 const FRESH: Duration = Duration::from_millis(100);
 
+/// Only inboxes are answered: whoever may ask must not make the worker write wherever it may, such as to a jobs subject.
+const INBOX: &str = "_INBOX.";
+
+/// Between two answers, so that a flood of questions does not become a flood of answers.
+const PAUSE: Duration = Duration::from_millis(10);
+
 /// Pause after an error of the client.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -50,14 +56,21 @@ impl Responder {
                 () = self.nats.changed() => return,
             };
             let Some(question) = question else { return tokio::time::sleep(RETRY).await };
-            let Some(reply) = question.reply else { continue };
+            let Some(reply) = question.reply.filter(|reply| reply.starts_with(INBOX)) else { continue };
             let now = Instant::now();
             let fresh = last.take().filter(|(at, _)| now.duration_since(*at) < FRESH);
-            let (at, answer) = fresh.unwrap_or_else(|| (now, self.status.read_all().to_string().into()));
+            let (at, answer) = fresh.unwrap_or_else(|| (now, self.read(client.server_info().max_payload)));
             if let Err(error) = client.publish(reply, answer.clone()).await {
                 tracing::warn!(%error, "a question for the status was not answered");
             }
             *last = Some((at, answer));
+            tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// The status with its metrics, or without them where the server would not take it.
+    fn read(&self, max_payload: usize) -> Bytes {
+        let all = self.status.read_all().to_string();
+        if all.len() <= max_payload { all.into() } else { self.status.read().to_string().into() }
     }
 }

@@ -116,8 +116,10 @@ impl Settler {
                     return None;
                 }
                 let began = Instant::now();
+                // A swept job is deleted, not answered for.
+                let is_answered = open.get(&sequence).is_some_and(|o| !o.is_swept || verdict == Verdict::GivenBack);
                 let swept = self.end(client, open, last_ack, sequence, verdict).await;
-                self.trace(span, Some((of(verdict).as_str(), [began, Instant::now()])));
+                self.trace(span, is_answered.then(|| (of(verdict).as_str(), [began, Instant::now()])));
                 // After the answer: a crash in between leaves the job to be found, not to be forgotten.
                 slot.iter_mut().for_each(Slot::clear);
                 // Intake may be gone: then nobody counts permits any more.

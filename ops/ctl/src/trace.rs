@@ -2,7 +2,7 @@
 
 use std::time::{Duration, SystemTime};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use gristmill_schemas::TraceContext;
 use gristmill_schemas::metric::attribute;
 use gristmill_telemetry::{Buckets, Identity, KeyValue, Kind, Sampling, Settings, Span, Telemetry};
@@ -16,6 +16,8 @@ pub struct Tracer {
     /// The span's ids, which go with the job.
     pub context: TraceContext,
     parent: Option<TraceContext>,
+    /// A span is made.
+    is_recorded: bool,
 }
 
 impl Tracer {
@@ -25,25 +27,32 @@ impl Tracer {
         let environment = std::env::vars_os()
             .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
             .collect();
-        let mut settings = Settings::read(&environment).map_err(|faults| anyhow!(faults.join("; ")))?;
-        if !environment.contains_key("OTEL_TRACES_SAMPLER") {
+        // Not worth a job: what is set for other programs may be nothing for us.
+        let mut settings = Settings::read(&environment).unwrap_or_else(|faults| {
+            warn(&faults);
+            Settings::disabled()
+        });
+        if !["OTEL_TRACES_SAMPLER", "OTEL_TRACES_SAMPLER_ARG"].iter().any(|name| environment.contains_key(*name)) {
             settings.sampling = Sampling { follows_parent: true, ratio: 1.0 };
         }
         let parent = environment.get("TRACEPARENT").and_then(|text| TraceContext::parse(text));
+        let parent = parent.filter(|_| settings.propagation.trace_context);
         let trace_id = parent.map_or_else(|| fastrand::u128(1..).to_be_bytes(), |parent| parent.trace_id);
         let is_recorded = settings.recorded().takes(parent.as_ref(), trace_id);
         // Bit 1 says that the trace id is random.
         let flags = parent.map_or(2, |parent| parent.flags & !1) | u8::from(is_recorded);
-        let context = TraceContext { trace_id, span_id: fastrand::u64(1..).to_be_bytes(), flags };
+        let own = TraceContext { trace_id, span_id: fastrand::u64(1..).to_be_bytes(), flags };
+        // What is not recorded here belongs to the span around the command.
+        let context = parent.filter(|_| !is_recorded).unwrap_or(own);
         // Exporters must not be made on a thread of the runtime.
         let start = move || Telemetry::start(&settings, &identity(), None);
         let telemetry = tokio::task::spawn_blocking(start).await.context("telemetry")??;
-        Ok(Self { telemetry, context, parent })
+        Ok(Self { telemetry, context, parent, is_recorded })
     }
 
     /// The job was published, or not.
     pub fn published(&self, namespace: &str, attributes: Vec<KeyValue>, start: SystemTime, error: Option<String>) {
-        if !self.context.is_sampled() {
+        if !self.is_recorded {
             return;
         }
         let template = format!("{namespace}.jobs");
@@ -67,7 +76,18 @@ impl Tracer {
     }
 }
 
+#[expect(clippy::print_stderr, reason = "warnings of a command line tool go to standard error")]
+fn warn(faults: &[String]) {
+    eprintln!("gristmill: no telemetry: {}", faults.join("; "));
+}
+
 fn identity() -> Identity {
     let instance = format!("gristmill-{}", std::process::id());
-    Identity { service: "gristmill", version: env!("CARGO_PKG_VERSION"), instance, buckets: Buckets::default() }
+    Identity {
+        service: "gristmill",
+        version: env!("CARGO_PKG_VERSION"),
+        instance,
+        buckets: Buckets::default(),
+        on_thread_start: || (),
+    }
 }

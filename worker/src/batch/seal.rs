@@ -30,8 +30,9 @@ pub(super) fn seal(
     meters.closed(reason);
     meters.size.record(jobs.len() as f64);
     meters.fill.record(rows as f64 / most.max(1) as f64);
-    let per_row: usize = tails.iter().map(|tail| tail.iter().product::<usize>()).sum();
-    meters.real.add((rows * per_row) as u64);
+    // Route has bounded each input's elements.
+    let per_row = tails.iter().map(|tail| tail.iter().fold(1usize, |n, dim| n.saturating_mul(*dim)));
+    meters.real.add(per_row.fold(0usize, usize::saturating_add).saturating_mul(rows) as u64);
     seal
 }
 

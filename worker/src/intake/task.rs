@@ -290,10 +290,12 @@ impl Puller {
         };
         // A closed channel means that the next stage is gone: what is sent is dropped, and its job given back.
         let meters = &self.meters[index];
-        match self.decoder.decode(Delivery { ticket, origin }, now) {
+        let decoded = self.decoder.decode(Delivery { ticket, origin }, now);
+        let envelope = decoded.as_ref().map_or_else(|refusal| &refusal.envelope, |job| &job.envelope);
+        meters.broker.record(envelope.in_stream.as_secs_f64());
+        meters.decode.record(envelope.marks.decoded.saturating_duration_since(received).as_secs_f64());
+        match decoded {
             Ok(job) => {
-                meters.broker.record(job.envelope.in_stream.as_secs_f64());
-                meters.decode.record(job.envelope.marks.decoded.saturating_duration_since(received).as_secs_f64());
                 if job.is_suspect {
                     self.credit.suspected();
                 }

@@ -16,6 +16,8 @@ pub struct RunClock {
     busy: AtomicU64,
     /// Nanoseconds from `began` to the start of the present batch, and one; 0 between batches.
     since: AtomicU64,
+    /// The most that was ever told: a look between the two steps of `end` must not go back.
+    told: AtomicU64,
 }
 
 /// Runs are numbered in blocks, one block for each instance: as many as a century of them.
@@ -24,8 +26,16 @@ const RUNS_PER_INSTANCE: u64 = 1 << 36;
 impl RunClock {
     /// For the instance of this number, from 0: no two instances of a process share one.
     pub fn new(instance: u64) -> Self {
-        let [present, count, busy, since] = [0; 4].map(AtomicU64::new);
-        Self { present, count, base: instance % (1 << 11) * RUNS_PER_INSTANCE, began: Instant::now(), busy, since }
+        let [present, count, busy, since, told] = [0; 5].map(AtomicU64::new);
+        Self {
+            present,
+            count,
+            base: instance % (1 << 11) * RUNS_PER_INSTANCE,
+            began: Instant::now(),
+            busy,
+            since,
+            told,
+        }
     }
 
     /// A run begins. Returns its number, which the process gives once, between 1 and 2^47.
@@ -56,7 +66,8 @@ impl RunClock {
     pub fn busy(&self) -> Duration {
         let since = self.since.load(Ordering::Relaxed);
         let present = if since > 0 { (self.elapsed() + 1).saturating_sub(since) } else { 0 };
-        Duration::from_nanos(self.busy.load(Ordering::Relaxed) + present)
+        let busy = self.busy.load(Ordering::Relaxed).saturating_add(present);
+        Duration::from_nanos(self.told.fetch_max(busy, Ordering::Relaxed).max(busy))
     }
 
     fn elapsed(&self) -> u64 {

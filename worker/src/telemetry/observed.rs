@@ -56,7 +56,7 @@ impl Vitals {
         let Self { health, counters, meters, tracing, .. } = self;
         let instruments = meters.instruments();
         observe_process(instruments);
-        watch_gpus(instruments);
+        watch_gpus(instruments, gristmill_ledger::enter_ours);
         instruments.observe(&metric::QUEUE_LIMIT, move || one(permits as f64));
         let kept = Arc::clone(health);
         instruments.observe(&metric::REQUESTS_ACTIVE, move || one(kept.in_flight.load(Ordering::Relaxed) as f64));

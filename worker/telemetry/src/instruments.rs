@@ -7,29 +7,37 @@ use opentelemetry::metrics::{Counter, Histogram, Meter, MeterProvider, NoopMeter
 /// Makes instruments out of the table of metrics. Bind them to their attributes where they are used for every job: a bound
 /// one costs a few nanoseconds.
 #[derive(Debug, Clone)]
-pub struct Instruments(Meter);
+pub struct Instruments {
+    meter: Meter,
+    is_on: bool,
+}
 
 /// What a callback reports: number and attributes of each series.
 pub type Observed = Vec<(f64, Vec<KeyValue>)>;
 
 impl Instruments {
     pub(crate) fn new(meter: Meter) -> Self {
-        Self(meter)
+        Self { meter, is_on: true }
     }
 
     /// Instruments that measure nothing.
     pub fn off() -> Self {
-        Self(NoopMeterProvider::new().meter("off"))
+        Self { meter: NoopMeterProvider::new().meter("off"), is_on: false }
+    }
+
+    /// Whether anything is measured.
+    pub(crate) fn is_on(&self) -> bool {
+        self.is_on
     }
 
     /// A counter.
     pub fn counter(&self, metric: &Metric) -> Counter<u64> {
-        self.0.u64_counter(metric.name).with_unit(metric.unit).with_description(metric.help).build()
+        self.meter.u64_counter(metric.name).with_unit(metric.unit).with_description(metric.help).build()
     }
 
     /// A histogram: of seconds in exponential buckets, or in those of the table.
     pub fn histogram(&self, metric: &Metric) -> Histogram<f64> {
-        let builder = self.0.f64_histogram(metric.name).with_unit(metric.unit).with_description(metric.help);
+        let builder = self.meter.f64_histogram(metric.name).with_unit(metric.unit).with_description(metric.help);
         match metric.kind {
             Kind::Histogram(bounds) => builder.with_boundaries(bounds.to_vec()).build(),
             _ => builder.build(),
@@ -53,9 +61,9 @@ impl Instruments {
             };
         }
         match metric.kind {
-            Kind::Counter => build!(self.0.f64_observable_counter(metric.name)),
-            Kind::UpDown => build!(self.0.f64_observable_up_down_counter(metric.name)),
-            _ => build!(self.0.f64_observable_gauge(metric.name)),
+            Kind::Counter => build!(self.meter.f64_observable_counter(metric.name)),
+            Kind::UpDown => build!(self.meter.f64_observable_up_down_counter(metric.name)),
+            _ => build!(self.meter.f64_observable_gauge(metric.name)),
         }
     }
 }

@@ -24,8 +24,10 @@ pub struct Settings {
     pub has_instance_id: bool,
     /// `OTEL_SPAN_LINK_COUNT_LIMIT`: most links of one span.
     pub max_links: usize,
-    /// `OTEL_BSP_MAX_QUEUE_SIZE` is given.
-    pub has_span_queue: bool,
+    /// Whether `OTEL_BSP_MAX_QUEUE_SIZE`, `_MAX_EXPORT_BATCH_SIZE` and `_SCHEDULE_DELAY` are given.
+    pub has_span_queue: [bool; 3],
+    /// `service.version` of `OTEL_RESOURCE_ATTRIBUTES` is given.
+    pub has_version: bool,
 }
 
 /// Which headers are understood and passed on.
@@ -97,9 +99,10 @@ impl Reader<'_> {
         };
         let endpoint = endpoint.unwrap_or_else(|| DEFAULT_ENDPOINTS[usize::from(is_grpc)].to_owned());
         if !endpoint.starts_with("http://") && !endpoint.starts_with("https://") {
-            self.faults.push(format!(
-                "OTEL_EXPORTER_OTLP_ENDPOINT is {endpoint:?}: a URL with http:// or https:// is expected"
-            ));
+            // There may be a password in front of the host.
+            let (signal, shown) = (signal.lower(), endpoint.rsplit('@').next().unwrap_or_default());
+            let limit = "a URL with http:// or https:// is expected";
+            self.faults.push(format!("OTEL_EXPORTER_OTLP_ENDPOINT is {shown:?} for {signal}: {limit}"));
         }
         let file = |name| self.of(signal, name).map(PathBuf::from);
         let (certificate, pair) = (file("CERTIFICATE"), (file("CLIENT_CERTIFICATE"), file("CLIENT_KEY")));
@@ -163,7 +166,9 @@ impl Settings {
             |key: &str| attributes.split(',').any(|pair| pair.split('=').next().is_some_and(|k| k.trim() == key));
         let has_service_name = reader.text("OTEL_SERVICE_NAME").is_some() || gives("service.name");
         let has_instance_id = gives("service.instance.id");
-        let has_span_queue = reader.text("OTEL_BSP_MAX_QUEUE_SIZE").is_some();
+        let has_version = gives("service.version");
+        let queue = ["OTEL_BSP_MAX_QUEUE_SIZE", "OTEL_BSP_MAX_EXPORT_BATCH_SIZE", "OTEL_BSP_SCHEDULE_DELAY"];
+        let has_span_queue = queue.map(|name| reader.text(name).is_some());
         let propagation = reader.propagation();
         let max_links = reader.number("OTEL_SPAN_LINK_COUNT_LIMIT", DEFAULT_MAX_LINKS);
         let settings = Self {
@@ -175,6 +180,7 @@ impl Settings {
             has_instance_id,
             max_links,
             has_span_queue,
+            has_version,
         };
         if reader.faults.is_empty() { Ok(settings) } else { Err(reader.faults) }
     }
@@ -243,7 +249,7 @@ mod tests {
             ("OTEL_SPAN_LINK_COUNT_LIMIT", "many"),
         ];
         let faults = read(&pairs).unwrap_err();
-        for part in ["collector:4317", "http/json", "console", "sometimes", "b3", "CLIENT_KEY", "many"] {
+        for part in ["collector:4317\" for traces", "http/json", "console", "sometimes", "b3", "CLIENT_KEY", "many"] {
             assert!(faults.iter().any(|fault| fault.contains(part)), "{part}: {faults:?}");
         }
         assert_eq!(faults.len(), 7, "{faults:?}");

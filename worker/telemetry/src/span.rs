@@ -136,6 +136,16 @@ pub(crate) fn span_context(context: TraceContext, is_remote: bool, state: Option
     SpanContext::new(trace_id, span_id, TraceFlags::new(context.flags), is_remote, state)
 }
 
+/// Longest text of an error, in bytes: libtorch's come with a stack, and a queue of spans is bounded by number.
+const MAX_ERROR: usize = 1024;
+
+fn shortened(mut error: String) -> String {
+    if error.len() > MAX_ERROR {
+        error.truncate(error.floor_char_boundary(MAX_ERROR));
+    }
+    error
+}
+
 fn data(span: Span, queue: &Queue) -> SpanData {
     let Span { context, parent, has_remote_parent, kind, name, start, end, attributes, mut links, state, error } = span;
     let dropped = links.len().saturating_sub(queue.max_links);
@@ -163,7 +173,7 @@ fn data(span: Span, queue: &Queue) -> SpanData {
         dropped_attributes_count: 0,
         events: SpanEvents::default(),
         links: spans_links,
-        status: error.map_or(Status::Unset, Status::error),
+        status: error.map_or(Status::Unset, |error| Status::error(shortened(error))),
         instrumentation_scope: queue.scope.clone(),
     }
 }

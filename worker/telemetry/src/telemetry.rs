@@ -14,6 +14,7 @@ use opentelemetry_sdk::metrics::{Aggregation, Instrument, PeriodicReader, SdkMet
 use opentelemetry_sdk::trace::{BatchConfigBuilder, BatchSpanProcessor, SpanProcessor};
 use tokio::runtime::Runtime;
 use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
+use tracing_subscriber::filter::{FilterExt, filter_fn};
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer};
@@ -33,8 +34,11 @@ const SPAN_QUEUE: (usize, usize) = (65_536, 2048);
 /// Log lines waiting for standard output.
 const LINES: usize = 16_384;
 
+/// Longest wait for standard output at the end.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
 /// Events of these crates come from exporting: sent to the collector, each would cause the next.
-const OWN_TARGETS: &str = "opentelemetry=off,hyper=off,h2=off,tonic=off,tower=off,reqwest=off";
+const OWN_TARGETS: [&str; 6] = ["opentelemetry", "hyper", "h2", "tonic", "tower", "reqwest"];
 
 /// Who is speaking.
 #[derive(Debug, Clone)]
@@ -47,6 +51,8 @@ pub struct Identity {
     pub instance: String,
     /// Of durations.
     pub buckets: Buckets,
+    /// Called first on each thread of our own; those of the SDK's queues are not.
+    pub on_thread_start: fn(),
 }
 
 /// What is logged, and how.
@@ -119,6 +125,7 @@ impl Telemetry {
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("telemetry")
+            .on_thread_start(identity.on_thread_start)
             .enable_all()
             .build()?;
         let resource = resource(settings, identity);
@@ -171,7 +178,15 @@ impl Telemetry {
             // Disconnected means done.
             let _ = waiting.recv_timeout(limit);
         }
-        drop(writer);
+        // Writes what is left of the log; waits for ever where nobody reads standard output any more.
+        let (done, waiting) = mpsc::channel::<()>();
+        let write = move || {
+            drop(writer);
+            drop(done);
+        };
+        if std::thread::Builder::new().name("log-flush".into()).spawn(write).is_ok() {
+            let _ = waiting.recv_timeout(LAST_LINES);
+        }
         if let Some(runtime) = runtime {
             runtime.shutdown_background();
         }
@@ -187,7 +202,10 @@ fn resource(settings: &Settings, identity: &Identity) -> Resource {
     if !settings.has_instance_id {
         builder = builder.with_attribute(KeyValue::new("service.instance.id", identity.instance.clone()));
     }
-    builder.with_attribute(KeyValue::new("service.version", identity.version)).build()
+    if !settings.has_version {
+        builder = builder.with_attribute(KeyValue::new("service.version", identity.version));
+    }
+    builder.build()
 }
 
 fn scope(identity: &Identity) -> InstrumentationScope {
@@ -241,8 +259,15 @@ fn spans(
     let Some(export) = &settings.exports[Signal::Traces as usize] else { return Ok(Spans::off()) };
     let exporter = export::spans(export, runtime.handle(), Arc::clone(exports))?;
     let mut config = BatchConfigBuilder::default();
-    if !settings.has_span_queue {
-        config = config.with_max_queue_size(SPAN_QUEUE.0).with_max_export_batch_size(SPAN_QUEUE.1);
+    // What is set here would win over the environment.
+    let [has_queue, has_batch, has_delay] = settings.has_span_queue;
+    if !has_queue {
+        config = config.with_max_queue_size(SPAN_QUEUE.0);
+    }
+    if !has_batch && !has_queue {
+        config = config.with_max_export_batch_size(SPAN_QUEUE.1);
+    }
+    if !has_delay {
         config = config.with_scheduled_delay(Duration::from_secs(1));
     }
     let mut processor = BatchSpanProcessor::new(exporter, config.build());
@@ -284,19 +309,18 @@ fn subscribe(
 ) -> WorkerGuard {
     let (writer, guard) = NonBlockingBuilder::default().buffered_lines_limit(LINES).finish(std::io::stdout());
     observe_lines(instruments, writer.error_counter());
-    let filter = |extra: &str| EnvFilter::try_new(format!("{}{extra}", log.filter)).unwrap_or_default();
-    let bridge = logs.map(|logs| OpenTelemetryTracingBridge::new(logs).with_filter(filter(&format!(",{OWN_TARGETS}"))));
+    let filter = || EnvFilter::try_new(&log.filter).unwrap_or_default();
+    let is_foreign =
+        |metadata: &tracing::Metadata<'_>| !OWN_TARGETS.iter().any(|own| metadata.target().starts_with(own));
+    let bridge =
+        logs.map(|logs| OpenTelemetryTracingBridge::new(logs).with_filter(filter().and(filter_fn(is_foreign))));
     let registry = tracing_subscriber::registry().with(bridge);
-    match log.format {
-        Format::Json => registry.with(json(writer, identity).with_filter(filter(""))).init(),
-        Format::Auto if !std::io::stdout().is_terminal() => {
-            registry.with(json(writer, identity).with_filter(filter(""))).init();
-        }
-        Format::Auto | Format::Text => {
-            let is_terminal = std::io::stdout().is_terminal();
-            let layer = tracing_subscriber::fmt::layer().with_target(false).with_ansi(is_terminal).with_writer(writer);
-            registry.with(layer.with_filter(filter(""))).init();
-        }
+    let is_terminal = std::io::stdout().is_terminal();
+    if log.format == Format::Json || log.format == Format::Auto && !is_terminal {
+        registry.with(json(writer, identity).with_filter(filter())).init();
+    } else {
+        let layer = tracing_subscriber::fmt::layer().with_target(false).with_ansi(is_terminal).with_writer(writer);
+        registry.with(layer.with_filter(filter())).init();
     }
     guard
 }
