@@ -2,13 +2,15 @@
 //! at 100 % of the jobs recorded, the latter with the default limit on recorded jobs and without one, against none at all. Runs
 //! take turns, so that what else the machine does falls on all.
 //!
-//! Then 10,000 jobs a second, a tenth of them recorded: whether every span reaches the collector.
+//! Then 10,000 jobs a second, a tenth of them recorded: whether every span reaches the collector. Then collectors that are away,
+//! hang, refuse or are slow against one that is well.
 
 #![allow(clippy::unwrap_used, clippy::print_stdout, reason = "a bench prints, and stops at what it does not expect")]
 
 use std::time::{Duration, Instant};
 
-use gristmill_integration::{Collector, Jobs, Mlp, Nats, Speed, Worker, WorkerBuilder, median};
+use gristmill_integration::collector::sick::{Hanging, Refusing, Slow};
+use gristmill_integration::{Collector, Jobs, Mlp, Nats, Speed, Worker, WorkerBuilder, free_port, median};
 use gristmill_schemas::metric;
 
 const JOBS: usize = 100_000;
@@ -26,6 +28,10 @@ const MODES: [(&str, Option<&str>, bool); 4] = [
 async fn main() {
     let mlp = Mlp::load();
     let collector = Collector::quiet();
+    // One part alone, for who is in a hurry.
+    if std::env::args().any(|arg| arg == "outages") {
+        return outages(&mlp, &collector).await;
+    }
     println!("{JOBS} jobs a run, {ROUNDS} rounds; ratios against off in the same round");
     let mut ratios = vec![Vec::new(); MODES.len()];
     for round in 0..ROUNDS {
@@ -48,6 +54,38 @@ async fn main() {
         println!("{name} recorded: rate {rate:.4}, CPU of the worker {cpu:.4} (medians)");
     }
     steady(&mlp, &collector).await;
+    outages(&mlp, &collector).await;
+}
+
+/// 1 % recorded, for collectors of all kinds: throughput against one that is well, in the same round.
+async fn outages(mlp: &Mlp, collector: &Collector) {
+    const OUTAGE_ROUNDS: usize = 5;
+    let (hanging, refusing) = (Hanging::start(), Refusing::start());
+    let slow = Slow::start(collector.grpc_port(), Duration::from_millis(200));
+    let away = format!("http://127.0.0.1:{}", free_port());
+    let kinds = [
+        ("well", collector.grpc_endpoint()),
+        ("away", away),
+        ("hanging", hanging.endpoint()),
+        ("refusing", refusing.endpoint()),
+        ("slow", slow.endpoint()),
+    ];
+    let mut ratios = vec![Vec::new(); kinds.len()];
+    for round in 0..OUTAGE_ROUNDS {
+        let mut rates = vec![0.0; kinds.len()];
+        for turn in 0..kinds.len() {
+            let kind = (turn + round) % kinds.len();
+            let configure = |builder: WorkerBuilder| {
+                let builder = builder.exporting("grpc", &kinds[kind].1).env("OTEL_METRIC_EXPORT_INTERVAL", 1000);
+                builder.env("OTEL_TRACES_SAMPLER", "traceidratio").env("OTEL_TRACES_SAMPLER_ARG", "0.01")
+            };
+            rates[kind] = Speed::of_backlog(JOBS / 2, mlp, configure).await.0.rate;
+        }
+        ratios.iter_mut().zip(&rates).for_each(|(ratios, rate)| ratios.push(rate / rates[0]));
+    }
+    for ((name, _), ratios) in kinds.iter().zip(ratios).skip(1) {
+        println!("a collector that is {name}: rate {:.4} of one that is well (median)", median(ratios));
+    }
 }
 
 fn export(builder: WorkerBuilder, collector: &Collector, mode: (&str, Option<&str>, bool)) -> WorkerBuilder {
