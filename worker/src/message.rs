@@ -8,8 +8,9 @@ use std::time::{Duration, Instant};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use gristmill_engine::{LoadError, Part, RowSlice, Signature};
+use gristmill_schemas::metric::attribute;
 use gristmill_schemas::{Datatype, ErrorCode, Lane, Parameters, Shape, Token, TraceContext};
-use gristmill_telemetry::Link;
+use gristmill_telemetry::{KeyValue, Link};
 use time::OffsetDateTime;
 use tokio::sync::oneshot;
 
@@ -176,6 +177,14 @@ pub struct Served {
     pub max_delay: Duration,
     /// Its instruments.
     pub meters: Arc<ModelMeters>,
+}
+
+impl Served {
+    /// Which model, as attributes of spans.
+    pub fn attributes(&self) -> [KeyValue; 2] {
+        let version = KeyValue::new(attribute::VERSION, self.version.to_string());
+        [KeyValue::new(attribute::MODEL, self.name.to_string()), version]
+    }
 }
 
 /// A job that a model takes.

@@ -37,17 +37,12 @@ pub(super) fn past(envelope: &Envelope, model: Option<&Served>, failed: bool, an
     if let (Some([_, ended]), Some(model)) = (ran, model) {
         let span = child(envelope, format!("infer {}", model.name), anchor, [seal.at, *ended]);
         let links = seal.trace.map(|context| Link { context, attributes: Vec::new() });
-        spans.push(Span { links: links.into_iter().collect(), ..span.with(batch(seal, *index)).with(about(model)) });
+        spans.push(Span {
+            links: links.into_iter().collect(),
+            ..span.with(batch(seal, *index)).with(model.attributes())
+        });
     }
     spans
-}
-
-/// Which model, for attributes.
-pub(super) fn about(model: &Served) -> [KeyValue; 2] {
-    [
-        KeyValue::new(attribute::MODEL, model.name.to_string()),
-        KeyValue::new(attribute::VERSION, model.version.to_string()),
-    ]
 }
 
 /// Which place in which batch, for attributes.

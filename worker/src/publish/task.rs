@@ -228,7 +228,7 @@ impl Finisher {
         }
         let marks = envelope.marks.sealed.as_ref().map(|(seal, index)| spans::batch(seal, *index));
         let Some(span) = envelope.ticket.span() else { return };
-        span.attributes.extend(model.map(|model| spans::about(model)[1].clone()));
+        span.attributes.extend(model.map(|model| model.attributes()[1].clone()));
         span.attributes.extend(marks.into_iter().flatten());
         if let Some((code, message)) = refusal {
             span.fail(code, message);

@@ -53,20 +53,14 @@ pub(super) fn spans(model: &Served, seal: &Seal, laps: Vec<Lap>) -> Vec<Span> {
     let Some(context) = seal.trace else { return Vec::new() };
     let anchor = (SystemTime::now(), Instant::now());
     let wall = |at| wall_time(anchor, at);
-    let about = || {
-        [
-            KeyValue::new(attribute::MODEL, model.name.to_string()),
-            KeyValue::new(attribute::VERSION, model.version.to_string()),
-        ]
-    };
     let trace = Trace { context, parent: None, is_recorded: true };
     let child = |name: String, [from, to]: [Instant; 2]| {
-        Span::new(name, trace.child(), [wall(from), wall(to)]).below(context.span_id).with(about())
+        Span::new(name, trace.child(), [wall(from), wall(to)]).below(context.span_id).with(model.attributes())
     };
     let ended = laps.iter().map(|lap| lap.interval[1]).max().unwrap_or(seal.at);
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let mut root =
-        Span::new(format!("batch {}", model.name), context, [wall(seal.first_queued), wall(ended)]).with(about());
+    let mut root = Span::new(format!("batch {}", model.name), context, [wall(seal.first_queued), wall(ended)])
+        .with(model.attributes());
     root.links.clone_from(&seal.links);
     root.error = laps.iter().find_map(|lap| lap.error.clone());
     root.attributes.extend([

@@ -38,16 +38,23 @@ pub struct Counted<E> {
     exports: Arc<Exports>,
 }
 
+/// One exporter: the builders of the three have no trait in common that builds.
+macro_rules! build {
+    ($exporter:ident, $export:expr, $runtime:expr, $exports:expr) => {{
+        let builder = $exporter::builder();
+        let inner = if $export.is_grpc {
+            let _entered = $runtime.enter();
+            tonic(builder.with_tonic(), $export)?.build()?
+        } else {
+            http(builder.with_http(), $export)?.build()?
+        };
+        Ok(Counted { inner, exports: $exports })
+    }};
+}
+
 /// gRPC's channel lives on `runtime`.
 pub fn spans(export: &Export, runtime: &Handle, exports: Arc<Exports>) -> Result<Counted<SpanExporter>, BuildError> {
-    let builder = SpanExporter::builder();
-    let inner = if export.is_grpc {
-        let _entered = runtime.enter();
-        tonic(builder.with_tonic(), export)?.build()?
-    } else {
-        http(builder.with_http(), export)?.build()?
-    };
-    Ok(Counted { inner, exports })
+    build!(SpanExporter, export, runtime, exports)
 }
 
 /// Likewise.
@@ -56,26 +63,12 @@ pub fn metrics(
     runtime: &Handle,
     exports: Arc<Exports>,
 ) -> Result<Counted<MetricExporter>, BuildError> {
-    let builder = MetricExporter::builder();
-    let inner = if export.is_grpc {
-        let _entered = runtime.enter();
-        tonic(builder.with_tonic(), export)?.build()?
-    } else {
-        http(builder.with_http(), export)?.build()?
-    };
-    Ok(Counted { inner, exports })
+    build!(MetricExporter, export, runtime, exports)
 }
 
 /// Likewise.
 pub fn logs(export: &Export, runtime: &Handle, exports: Arc<Exports>) -> Result<Counted<LogExporter>, BuildError> {
-    let builder = LogExporter::builder();
-    let inner = if export.is_grpc {
-        let _entered = runtime.enter();
-        tonic(builder.with_tonic(), export)?.build()?
-    } else {
-        http(builder.with_http(), export)?.build()?
-    };
-    Ok(Counted { inner, exports })
+    build!(LogExporter, export, runtime, exports)
 }
 
 /// The endpoint itself is read from the environment by the exporter, which knows the paths of the signals.
