@@ -1,6 +1,6 @@
 //! What telemetry costs: throughput of the main job with everything exported to a real collector on the same cores, at 1 % and
-//! at 100 % of the jobs recorded, the latter with the default limit on recorded jobs and without one, against none at all. Runs
-//! take turns, so that what else the machine does falls on all.
+//! at 100 % of the jobs recorded, the latter with the default limit on recorded jobs and without one, against a worker without
+//! any at the same time. The control, none against none, says how far the machine's noise goes.
 //!
 //! Then 10,000 jobs a second, a tenth of them recorded: whether every span reaches the collector. Then collectors that are away,
 //! hang, refuse or are slow against one that is well.
@@ -13,15 +13,25 @@ use gristmill_integration::collector::sick::{Hanging, Refusing, Slow};
 use gristmill_integration::{Collector, Jobs, Mlp, Nats, Speed, Worker, WorkerBuilder, free_port, median};
 use gristmill_schemas::metric;
 
-const JOBS: usize = 100_000;
-const ROUNDS: usize = 7;
+const JOBS: usize = 80_000;
+const ROUNDS: usize = 5;
 
-/// Name, part of the jobs recorded (`None` for telemetry switched off), and whether the default limit on them is lifted.
-const MODES: [(&str, Option<&str>, bool); 4] = [
-    ("off", None, false),
-    ("1 %", Some("0.01"), false),
-    ("100 %", Some("1"), false),
-    ("100 %, no limit", Some("1"), true),
+/// A way of exporting.
+struct Mode {
+    name: &'static str,
+    /// Part of the jobs that is recorded.
+    ratio: &'static str,
+    /// Whether the default limit on recorded jobs holds.
+    is_limited: bool,
+    is_grpc: bool,
+}
+
+const MODES: [Mode; 5] = [
+    Mode { name: "metrics only", ratio: "0", is_limited: true, is_grpc: true },
+    Mode { name: "1 % recorded", ratio: "0.01", is_limited: true, is_grpc: true },
+    Mode { name: "100 % recorded", ratio: "1", is_limited: true, is_grpc: true },
+    Mode { name: "100 % recorded, over HTTP", ratio: "1", is_limited: true, is_grpc: false },
+    Mode { name: "100 % recorded, without a limit", ratio: "1", is_limited: false, is_grpc: true },
 ];
 
 #[tokio::main(flavor = "current_thread")]
@@ -32,26 +42,23 @@ async fn main() {
     if std::env::args().any(|arg| arg == "outages") {
         return outages(&mlp, &collector).await;
     }
-    println!("{JOBS} jobs a run, {ROUNDS} rounds; ratios against off in the same round");
-    let mut ratios = vec![Vec::new(); MODES.len()];
-    for round in 0..ROUNDS {
-        let mut speeds = [None; MODES.len()];
-        // Another one begins each time.
-        for turn in 0..MODES.len() {
-            let mode = (turn + round) % MODES.len();
-            let run = Speed::of_backlog(JOBS, &mlp, |builder| export(builder, &collector, MODES[mode])).await;
-            speeds[mode] = Some(run.0);
+    println!(
+        "{JOBS} jobs a run, {ROUNDS} rounds in both orders; ratios against off at the same time: rate / CPU of the worker"
+    );
+    let off = |builder: WorkerBuilder| builder.env("OTEL_SDK_DISABLED", "true");
+    for mode in std::iter::once(None).chain(MODES.iter().map(Some)) {
+        let on = |builder: WorkerBuilder| match mode {
+            Some(mode) => export(builder, &collector, mode),
+            None => off(builder),
+        };
+        let mut ratios = Vec::new();
+        for _ in 0..ROUNDS {
+            let ratio = Speed::ratio(JOBS, &mlp, [&on, &off]).await;
+            print!("{:.3}/{:.3} ", ratio.rate, ratio.cpu);
+            ratios.push(ratio);
         }
-        let speeds = speeds.map(Option::unwrap);
-        for ((speed, (name, ..)), ratios) in speeds.iter().zip(MODES).zip(&mut ratios) {
-            print!("{name}: {:.0} jobs/s {:.1} us; ", speed.rate, speed.cpu);
-            ratios.push((speed.rate / speeds[0].rate, speed.cpu / speeds[0].cpu));
-        }
-        println!();
-    }
-    for ((name, ..), ratios) in MODES.iter().zip(&ratios).skip(1) {
-        let (rate, cpu) = (median(ratios.iter().map(|r| r.0)), median(ratios.iter().map(|r| r.1)));
-        println!("{name} recorded: rate {rate:.4}, CPU of the worker {cpu:.4} (medians)");
+        let (Speed { rate, cpu }, name) = (Speed::median(&ratios), mode.map_or("off, as a control", |mode| mode.name));
+        println!("\n{name}: rate {rate:.3}, CPU {cpu:.3} (medians)");
     }
     steady(&mlp, &collector).await;
     outages(&mlp, &collector).await;
@@ -88,11 +95,14 @@ async fn outages(mlp: &Mlp, collector: &Collector) {
     }
 }
 
-fn export(builder: WorkerBuilder, collector: &Collector, mode: (&str, Option<&str>, bool)) -> WorkerBuilder {
-    let Some(ratio) = mode.1 else { return builder.env("OTEL_SDK_DISABLED", "true") };
-    let builder = if mode.2 { builder.set("telemetry.max_traces_per_s", 0) } else { builder };
-    let builder = builder.exporting("grpc", &collector.grpc_endpoint());
-    builder.env("OTEL_TRACES_SAMPLER", "traceidratio").env("OTEL_TRACES_SAMPLER_ARG", ratio)
+fn export(builder: WorkerBuilder, collector: &Collector, mode: &Mode) -> WorkerBuilder {
+    let builder = if mode.is_limited { builder } else { builder.set("telemetry.max_traces_per_s", 0) };
+    let builder = if mode.is_grpc {
+        builder.exporting("grpc", &collector.grpc_endpoint())
+    } else {
+        builder.exporting("http/protobuf", &collector.http_endpoint())
+    };
+    builder.env("OTEL_TRACES_SAMPLER", "traceidratio").env("OTEL_TRACES_SAMPLER_ARG", mode.ratio)
 }
 
 /// A page of the worker for Prometheus: the sum of a metric's lines that hold `label`.
@@ -104,7 +114,8 @@ fn total(worker: &Worker, name: &str, label: &str) -> f64 {
 
 async fn steady(mlp: &Mlp, collector: &Collector) {
     let nats = Nats::start();
-    let worker = export(WorkerBuilder::new(&nats, &["mlp"]), collector, ("10 %", Some("0.1"), false)).start();
+    let mode = Mode { name: "10 % recorded", ratio: "0.1", is_limited: true, is_grpc: true };
+    let worker = export(WorkerBuilder::new(&nats, &["mlp"]), collector, &mode).start();
     let jobs = Jobs::new(nats.jetstream().await);
     let (began, mut sent) = (Instant::now(), 0);
     for second in 0..10 {

@@ -18,7 +18,7 @@ pub use chaos::Chaos;
 pub use cluster::Cluster;
 pub use collector::Collector;
 pub use jobs::{Answer, Jobs, f32s, floats};
-pub use measure::{Speed, median};
+pub use measure::{Configure, Speed, median};
 pub use nats::{Nats, publish_raw};
 pub use paths::{binary, models_with, root, samples};
 pub use process::{Ended, Process, free_port, run};

@@ -58,6 +58,11 @@ impl Nats {
         jetstream::new(self.client().await)
     }
 
+    /// Its process.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
     /// kill -9, and a new process on the same port and store.
     pub fn crash_and_restart(&mut self) {
         self.kill();

@@ -22,11 +22,16 @@ pub fn binary(name: &str) -> PathBuf {
 /// # Panics
 /// If they were not built.
 pub fn models_with(names: &[&str]) -> TempDir {
+    linked(names.iter().map(|name| root().join("target/models/packages").join(name)))
+}
+
+/// A directory with links to these.
+pub(crate) fn linked(packages: impl Iterator<Item = PathBuf>) -> TempDir {
     let dir = TempDir::new().expect("a temporary directory can be made");
-    for name in names {
-        let package = root().join("target/models/packages").join(name);
+    for package in packages {
         assert!(package.exists(), "{} is missing: run the tests through `make test`", package.display());
-        std::os::unix::fs::symlink(package, dir.path().join(name)).expect("a link can be made in a fresh directory");
+        let name = package.file_name().expect("a package has a name");
+        std::os::unix::fs::symlink(&package, dir.path().join(name)).expect("a link can be made in a fresh directory");
     }
     dir
 }

@@ -1,6 +1,6 @@
 use std::io::{Read, Write};
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::nats::Nats;
-use crate::paths::{binary, models_with};
+use crate::paths::{binary, linked, models_with};
 use crate::process::{Process, free_port};
 
 /// A worker to be started.
@@ -21,6 +21,7 @@ pub struct WorkerBuilder {
     settings: Vec<(String, String)>,
     environment: Vec<(String, String)>,
     is_supervised: bool,
+    binary: PathBuf,
 }
 
 /// A worker process.
@@ -42,16 +43,36 @@ impl WorkerBuilder {
         Self::with_dir(url, models_with(models))
     }
 
+    /// Serves these packages, each a directory with the name of its model.
+    ///
+    /// # Panics
+    /// If one was not built.
+    pub fn with_packages(url: &str, packages: &[PathBuf]) -> Self {
+        Self::with_dir(url, linked(packages.iter().cloned()))
+    }
+
     /// Serves a directory of its own making.
     pub fn with_dir(url: &str, models: TempDir) -> Self {
         let port = free_port();
         let dir = models.path().display().to_string();
         let ledger = TempDir::new().expect("a temporary directory can be made");
-        let builder =
-            Self { _models: models, ledger, port, settings: Vec::new(), environment: Vec::new(), is_supervised: false };
+        let builder = Self {
+            _models: models,
+            ledger,
+            port,
+            settings: Vec::new(),
+            environment: Vec::new(),
+            is_supervised: false,
+            binary: binary("gristmill-worker"),
+        };
         let (admin, ledger) = (format!("127.0.0.1:{port}"), builder.ledger.path().display().to_string());
         let builder = builder.set("nats.url", url).set("models.dir", &dir).set("admin.listen", &admin);
         builder.set("device", "cpu").set("ledger.dir", ledger)
+    }
+
+    /// Another build than this one.
+    pub fn binary(self, path: impl Into<PathBuf>) -> Self {
+        Self { binary: path.into(), ..self }
     }
 
     /// One setting, by its key.
@@ -90,7 +111,7 @@ impl WorkerBuilder {
     }
 
     fn spawn(&self) -> Process {
-        let mut command = Command::new(binary("gristmill-worker"));
+        let mut command = Command::new(&self.binary);
         for (key, value) in &self.settings {
             command.arg("--set").arg(format!("{key}={value}"));
         }

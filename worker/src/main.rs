@@ -13,6 +13,10 @@ use gristmill_worker::settings::Sources;
 use gristmill_worker::telemetry::{Limiter, Meters, Tracing, Vitals};
 use gristmill_worker::{Admin, App, Config, Signals, Status, follow_supervisor, supervise};
 
+/// A job is some dozens of small values that are made on one thread and dropped on another.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Pulls inference jobs from NATS JetStream, batches them onto libtorch models, stores one result per job, and
 /// acknowledges only then.
 #[derive(Parser)]

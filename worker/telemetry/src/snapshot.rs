@@ -8,12 +8,13 @@ use opentelemetry_sdk::error::OTelSdkResult;
 use opentelemetry_sdk::metrics::data::{
     AggregatedMetrics, ExponentialHistogramDataPoint, HistogramDataPoint, Metric, MetricData, ResourceMetrics,
 };
+use opentelemetry_sdk::metrics::exporter::PushMetricExporter;
 use opentelemetry_sdk::metrics::reader::MetricReader;
-use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, Pipeline, Temporality};
+use opentelemetry_sdk::metrics::{InstrumentKind, ManualReader, PeriodicReader, Pipeline, Temporality};
 
 /// Reads all metrics of the process, at any time: for `/metrics`, and for whoever asks for the worker's status.
 #[derive(Clone, Default)]
-pub struct Snapshots(Option<Arc<ManualReader>>);
+pub struct Snapshots(Option<Arc<dyn MetricReader>>);
 
 impl fmt::Debug for Snapshots {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -26,9 +27,16 @@ impl fmt::Debug for Snapshots {
 pub(crate) struct Shared(Arc<ManualReader>);
 
 impl Snapshots {
+    /// With a reader of its own: every measurement is then aggregated once more.
     pub(crate) fn new() -> (Self, Shared) {
-        let reader = Arc::new(ManualReader::builder().build());
-        (Self(Some(Arc::clone(&reader))), Shared(reader))
+        let reader = Shared(Arc::new(ManualReader::builder().build()));
+        (Self(Some(Arc::new(reader.clone()))), reader)
+    }
+
+    /// Through the reader that exports: as long as it counts from the start, reading it takes nothing away.
+    pub(crate) fn of<E: PushMetricExporter>(reader: &PeriodicReader<E>) -> Option<Self> {
+        let is_total = reader.temporality(InstrumentKind::Histogram) == Temporality::Cumulative;
+        is_total.then(|| Self(Some(Arc::new(reader.clone()))))
     }
 
     /// Every series; none where metrics are disabled.

@@ -222,14 +222,22 @@ fn meters(
     if settings.is_disabled {
         return Ok((None, Snapshots::default()));
     }
-    let (snapshots, reader) = Snapshots::new();
-    let mut builder = SdkMeterProvider::builder().with_resource(resource.clone()).with_reader(reader);
+    let mut builder = SdkMeterProvider::builder().with_resource(resource.clone());
     builder = builder.with_view(move |instrument| view(instrument, buckets));
+    let mut snapshots = None;
     if let Some(export) = &settings.exports[Signal::Metrics as usize] {
         let exports = Arc::clone(&exports[Signal::Metrics as usize]);
-        builder =
-            builder.with_reader(PeriodicReader::builder(export::metrics(export, runtime.handle(), exports)?).build());
+        let reader = PeriodicReader::builder(export::metrics(export, runtime.handle(), exports)?).build();
+        snapshots = Snapshots::of(&reader);
+        builder = builder.with_reader(reader);
     }
+    let (builder, snapshots) = match snapshots {
+        Some(snapshots) => (builder, snapshots),
+        None => {
+            let (snapshots, reader) = Snapshots::new();
+            (builder.with_reader(reader), snapshots)
+        }
+    };
     let meters = builder.build();
     // The queues of spans and logs count what they drop with the global meter of the time they are made.
     opentelemetry::global::set_meter_provider(meters.clone());
