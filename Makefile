@@ -5,7 +5,7 @@
 #   make chaos   the tests with faults at full scale (some 8 minutes); the seed is GRISTMILL_SEED, and printed
 #   make check   lints and tests, exactly what CI runs
 #   make dev     broker, worker and demo model, left running until Ctrl-C
-#   make bench   throughput of the main job, and what the crash ledger and telemetry cost
+#   make bench   Gristmill beside a bare relay, raw libtorch and a Python worker; what the crash ledger and telemetry cost
 #   make dashboards  write ops/dashboards/gristmill.json anew
 #   make ops-check   alerts, dashboard queries and deployment files (fetches promtool, once)
 #   make fuzz    fuzz the decoder for a minute (needs nightly Rust and cargo-fuzz)
@@ -54,9 +54,14 @@ ops-check: venv build $(PROMTOOL)
 target/tools/promtool:
 	$(PYTHON) ops/promtool.py $@
 
-bench: venv build models
+bench: venv build models target/bench/models
+	target/release/contest
 	$(CARGO) bench --locked -p gristmill-integration
 	$(CARGO) bench --locked -p gristmill-ledger --bench slot
+
+target/bench/models: venv integration/bench/python/models.py
+	$(BIN)/python integration/bench/python/models.py $@
+	touch $@
 
 fuzz:
 	cd schemas && $(CARGO) +nightly fuzz run decode -- -max_total_time=60

@@ -1,0 +1,99 @@
+//! `relay NATS_URL MODEL`: what any worker on this broker has to do, and nothing else. Pulls jobs, publishes a result of about
+//! the size of a real one under a dedup id, and acknowledges the job when JetStream has confirmed the result. Reads no body and
+//! runs no model. Written to be as fast as the client allows: it is the yardstick.
+
+use std::collections::VecDeque;
+
+use anyhow::Context;
+use async_nats::header::HeaderMap;
+use async_nats::jetstream::AckKind;
+use async_nats::{Client, Message, Subject, jetstream};
+use futures_util::StreamExt;
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Jobs asked for or held at once, as many as the worker's default.
+const IN_FLIGHT: usize = 2048;
+
+/// Jobs asked for in one request.
+const PULL: usize = 512;
+
+/// Bytes of a result: that of the `mlp` workload.
+const RESULT: [u8; 360] = [0xc0; 360];
+
+#[tokio::main(flavor = "multi_thread", worker_threads = 2)]
+async fn main() -> anyhow::Result<()> {
+    let mut args = std::env::args().skip(1);
+    let (url, model) = (args.next().context("NATS URL")?, args.next().context("model")?);
+    let client = async_nats::connect(url).await?;
+    let inbox = client.new_inbox();
+    let mut jobs = client.subscribe(format!("{inbox}.p.*")).await?;
+    let mut stored = client.subscribe(format!("{inbox}.r.*")).await?;
+    let next = format!("$JS.API.CONSUMER.MSG.NEXT.INFER_JOBS.{model}-online");
+    let relay = Relay {
+        context: jetstream::new(client.clone()),
+        subject: format!("infer.results.{model}.all").into(),
+        prefix: format!("{inbox}.r."),
+        client,
+    };
+    // Jobs whose result is on its way; the server answers in the order in which it was asked.
+    let mut open: VecDeque<Subject> = VecDeque::with_capacity(IN_FLIGHT);
+    let (mut asked, mut pulls) = (0, 0u64);
+    loop {
+        while asked + open.len() + PULL <= IN_FLIGHT {
+            pulls += 1;
+            asked += PULL;
+            let body = format!("{{\"batch\":{PULL},\"expires\":1000000000}}");
+            relay.client.publish_with_reply(next.clone(), format!("{inbox}.p.{pulls}"), body.into()).await?;
+        }
+        tokio::select! {
+            Some(message) = jobs.next() => match message.status {
+                None => {
+                    asked -= 1;
+                    open.push_back(relay.forward(message).await?);
+                }
+                // The request has ended; what it was not given is asked for again.
+                Some(_) => {
+                    let left = message.headers.as_ref().and_then(|h| h.get("Nats-Pending-Messages"));
+                    asked -= left.and_then(|left| left.as_str().parse::<usize>().ok()).unwrap_or(0);
+                }
+            },
+            Some(message) = stored.next() => {
+                let ack: PubAck = serde_json::from_slice(&message.payload)?;
+                anyhow::ensure!(ack.seq > 0, "not stored");
+                let job = open.pop_front().context("an answer without a question")?;
+                relay.client.publish(job, AckKind::Ack.into()).await?;
+            }
+            else => return Ok(()),
+        }
+    }
+}
+
+#[derive(serde::Deserialize)]
+struct PubAck {
+    seq: u64,
+}
+
+struct Relay {
+    client: Client,
+    context: jetstream::Context,
+    subject: Subject,
+    prefix: String,
+}
+
+impl Relay {
+    /// Publishes a result. Returns where the job is acknowledged.
+    async fn forward(&self, message: Message) -> anyhow::Result<Subject> {
+        let message = jetstream::Message { message, context: self.context.clone() };
+        let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
+        let sequence = info.stream_sequence;
+        let mut headers = HeaderMap::new();
+        headers.insert("Nats-Msg-Id", format!("INFER_JOBS.{sequence}.{}", info.published.unix_timestamp_nanos()));
+        let ack = message.message.reply.clone().context("a delivery has a reply subject")?;
+        let reply = format!("{}{sequence}", self.prefix);
+        let body = RESULT.as_slice().into();
+        self.client.publish_with_reply_and_headers(self.subject.clone(), reply, headers, body).await?;
+        Ok(ack)
+    }
+}
