@@ -93,7 +93,7 @@ impl Config {
         let limits = Limits::read(&mut reader.section("limits"));
         let streams = streams(&mut reader.section("streams"), limits.max_hold);
         let ledger = rescue::Config::read(&mut reader.section("ledger"));
-        let runtime_threads = reader.section("runtime").number("threads", 2, 1..=256);
+        let runtime_threads = reader.section("runtime").number("threads", runtime_threads(), 1..=256);
         let grace = Duration::from_millis(reader.section("shutdown").number("grace_ms", 30_000, 0..=3_600_000));
         let otel = finish(reader, otel)?;
         const READ: &str = "a setting without a value left a fault, which finish has returned";
@@ -170,6 +170,12 @@ fn streams(section: &mut Section<'_>, max_hold: Duration) -> topology::Config {
         section.fault("duplicate_window_s", &window.to_string(), limit);
     }
     streams
+}
+
+/// One thread of the runtime carries some 30,000 small jobs a second, and each further one makes jobs wander between cores. A quarter
+/// of the cores; the others are for engines, and the broker if it is near.
+fn runtime_threads() -> usize {
+    std::thread::available_parallelism().map_or(1, |cores| cores.get() / 4).clamp(1, 4)
 }
 
 #[cfg(test)]

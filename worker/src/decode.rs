@@ -10,6 +10,7 @@ use gristmill_schemas::{ErrorCode, InvalidJob, JobBody, JobHeaders, Token, heade
 use gristmill_telemetry::KeyValue;
 use time::OffsetDateTime;
 
+use crate::message::find;
 use crate::message::{Delivery, Envelope, Input, Job, Marks, Origin, Outcome, Suspicion};
 use crate::telemetry::{Processing, Trace, Tracing, destination, job_attributes};
 
@@ -158,7 +159,7 @@ impl Decoder {
 }
 
 fn read_headers(headers: Option<&HeaderMap>) -> JobHeaders<'_> {
-    JobHeaders::parse(|name| headers?.get(name).map(|value| value.as_str()))
+    JobHeaders::parse(|name| find(headers?, name))
 }
 
 fn refused(envelope: Box<Envelope>, error: &InvalidJob) -> Outcome {
@@ -166,7 +167,7 @@ fn refused(envelope: Box<Envelope>, error: &InvalidJob) -> Outcome {
 }
 
 fn text<'a>(origin: &'a Origin, name: &str) -> Option<&'a str> {
-    origin.headers.as_ref()?.get(name).map(|value| value.as_str()).filter(|value| !value.is_empty())
+    find(origin.headers.as_ref()?, name).filter(|value| !value.is_empty())
 }
 
 /// The deadline on our monotonic clock; in the past if the timeout had passed before the job arrived.

@@ -62,6 +62,13 @@ pub enum Suspicion {
     Suspect,
 }
 
+/// A header's first value. Jobs have few headers: to look at each is cheaper than to hash the name, for which the map's own `get`
+/// makes a name of its own.
+pub fn find<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let (_, values) = headers.iter().find(|(key, _)| AsRef::<str>::as_ref(*key) == name)?;
+    values.first().map(|value| value.as_str())
+}
+
 /// A durable consumer: one model, one lane.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Consumer {

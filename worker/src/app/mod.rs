@@ -203,7 +203,6 @@ fn keeper(config: &Config, ends: &Ends, vitals: &Vitals) -> Keeper {
         config: config.nats.clone(),
         name: config.worker.clone(),
         subscriptions: ends.subscriptions,
-        window: config.limits.publish_window,
         health: Arc::clone(&vitals.health),
         counters: Arc::clone(&vitals.counters),
     }

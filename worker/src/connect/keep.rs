@@ -1,8 +1,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::Client;
-use async_nats::jetstream::context::ContextBuilder;
+use async_nats::{Client, jetstream};
 use futures_util::StreamExt;
 use tokio::sync::watch;
 
@@ -27,8 +26,6 @@ pub struct Keeper {
     pub name: String,
     /// Most messages that the client may hold for a subscription.
     pub subscriptions: usize,
-    /// Most outcomes being stored at once.
-    pub window: usize,
     /// Written: losses of the connection.
     pub health: Arc<Health>,
     /// Written: clients made anew.
@@ -50,9 +47,7 @@ impl Keeper {
 
     async fn nats(&self) -> Result<Nats, ConnectError> {
         let client = connect(&self.config, &self.name, self.subscriptions, &self.health).await?;
-        // Its own limit on outstanding acknowledgements is above the window of the publish stage.
-        let context = ContextBuilder::new().max_ack_inflight(2 * self.window).backpressure_on_inflight(true);
-        Ok(Nats { context: context.build(client.clone()), client })
+        Ok(Nats { context: jetstream::new(client.clone()), client })
     }
 }
 

@@ -2,8 +2,8 @@
 
 mod consumer;
 mod credit;
-mod inbox;
 mod journal;
+mod silence;
 mod status;
 mod task;
 

@@ -10,11 +10,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::credit::{Admission, Credit, EXPIRES, Pull};
-use super::inbox::Inbox;
 use super::journal::Journal;
+use super::silence::{SILENCE, Silence};
 use super::status::Status;
 use crate::decode::Decoder;
-use crate::link::Current;
+use crate::link::{Current, Inbox};
 use crate::message::{Consumer, Delivery, Job, Origin, Outcome, Suspicion};
 use crate::shutdown::Stopped;
 use crate::telemetry::{ConsumerMeters, Count, Link, Vitals};
@@ -73,6 +73,7 @@ impl Intake {
         let puller = Puller {
             context: nats.context(),
             inbox: Inbox::open(nats).await,
+            silence: Silence::default(),
             out: Some((self.jobs, self.outcomes)),
             credit,
             next,
@@ -92,6 +93,7 @@ impl Intake {
 
 struct Puller {
     inbox: Inbox,
+    silence: Silence,
     /// Only to read ack subjects with, which needs no connection.
     context: Context,
     /// Subject to ask each consumer on.
@@ -123,7 +125,7 @@ impl Puller {
             let lost = self.credit.write_off(now) as u64;
             if lost > 0 {
                 self.vitals.counters.add(Count::PullsLost, lost);
-                self.inbox.lost(&self.vitals.counters, now).await;
+                self.lost(now).await;
             }
             if self.may_ask() {
                 for pull in self.credit.grant(now) {
@@ -134,6 +136,7 @@ impl Puller {
             let wake = self.credit.next_wake().unwrap_or(now + RETRY);
             tokio::select! {
                 message = self.inbox.next() => {
+                    self.silence.broken();
                     self.take(message).await;
                     for _ in 1..BURST {
                         let Some(message) = self.inbox.ready() else { break };
@@ -185,6 +188,15 @@ impl Puller {
                 },
                 _ = touch.tick() => journal.touch(SystemTime::now()),
             }
+        }
+    }
+
+    /// Pulls were lost: has the connection given up if that has gone on for too long.
+    async fn lost(&mut self, now: Instant) {
+        if self.silence.goes_on(now) {
+            tracing::warn!("the server has not answered for {} s, connecting anew", SILENCE.as_secs());
+            self.vitals.counters.inc(Count::ForcedReconnects);
+            drop(self.inbox.client.force_reconnect().await);
         }
     }
 

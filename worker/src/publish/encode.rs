@@ -1,10 +1,12 @@
 //! Outcomes as messages. Pure; called again where a publish has to be repeated.
 
+use std::sync::Arc;
+
 use async_nats::header::HeaderValue;
 use async_nats::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use gristmill_schemas::{
-    DeadLetter, ErrorBody, ErrorCode, Namespace, Parameters, ResultBody, Shape, Tensor, TraceContext,
+    DeadLetter, ErrorBody, ErrorCode, Namespace, Parameters, ResultBody, Shape, Tensor, Token, TraceContext,
     dead_letter_header, header, replayable_headers,
 };
 use gristmill_telemetry::Propagation;
@@ -12,7 +14,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use crate::datatype;
-use crate::message::{Envelope, Output, Served};
+use crate::message::{Envelope, Output, Served, find};
 
 /// What stands on every message of this worker.
 #[derive(Debug, Clone)]
@@ -41,8 +43,15 @@ pub(super) enum Keep {
 }
 
 impl Keep {
-    /// What to try, in order.
-    pub(super) const ORDER: [Self; 4] = [Self::All, Self::Payload, Self::Headers, Self::Nothing];
+    /// What to try next where this does not fit.
+    pub(super) fn less(self) -> Option<Self> {
+        match self {
+            Self::All => Some(Self::Payload),
+            Self::Payload => Some(Self::Headers),
+            Self::Headers => Some(Self::Nothing),
+            Self::Nothing => None,
+        }
+    }
 }
 
 /// Longest `tracestate` and `baggage` passed on, in bytes: what W3C asks to be passed on at least. With them a result's
@@ -69,7 +78,8 @@ pub(super) struct Message {
 impl Names {
     /// The dedup id of a job's result: the same in every redelivery and for success and error, so that one is stored.
     pub(super) fn result_id(&self, envelope: &Envelope) -> String {
-        let nanos = envelope.origin.published.unix_timestamp_nanos();
+        // Until the year 2262; numbers of 128 bits are slow to write.
+        let nanos = i64::try_from(envelope.origin.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
         format!("{}.{}.{nanos}", self.jobs, envelope.origin.sequence)
     }
 
@@ -78,7 +88,14 @@ impl Names {
         format!("dlq.{}", self.result_id(envelope))
     }
 
-    pub(super) fn result(&self, from: From<'_>, model: &Served, outputs: &[Output], parameters: Parameters) -> Message {
+    /// The result. `head`: [`Names::head`] of the model.
+    pub(super) fn result(
+        &self,
+        from: From<'_>,
+        (model, head): (&Served, HeaderMap),
+        outputs: &[Output],
+        parameters: Parameters,
+    ) -> Message {
         let body = ResultBody {
             id: &from.envelope.id,
             model_name: model.name.as_str(),
@@ -87,25 +104,29 @@ impl Names {
             parameters,
         };
         let payload = body.encode().into();
-        self.reply(from, Some(model), "ok", payload)
+        self.reply(from, head, payload)
     }
 
     pub(super) fn error(&self, from: From<'_>, model: Option<&Served>, code: ErrorCode, message: &str) -> Message {
         let envelope = from.envelope;
         let model_name = envelope.origin.consumer.model.as_str();
         let payload = ErrorBody { id: &envelope.id, model_name, code, message }.encode().into();
-        let mut reply = self.reply(from, model, "error", payload);
-        set(&mut reply.headers, header::ERROR_CODE, code.as_str());
-        reply
+        let mut head = self.head(&envelope.origin.consumer.model, model, "error");
+        set(&mut head, header::ERROR_CODE, code.as_str());
+        self.reply(from, head, payload)
     }
 
-    fn reply(&self, from: From<'_>, model: Option<&Served>, status: &str, payload: Bytes) -> Message {
-        let envelope = from.envelope;
-        let name = &envelope.origin.consumer.model;
+    /// The headers that all answers of a model share. What differs is there as well, empty: to copy a map and replace some of its
+    /// values costs half of what it costs to make one.
+    pub(super) fn head(&self, name: &Token, model: Option<&Served>, status: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        set(&mut headers, header::MSG_ID, &self.result_id(envelope));
+        for own in [header::MSG_ID, header::JOB_ID] {
+            headers.insert(HeaderName::from_static(own), HeaderValue::default());
+        }
+        if self.propagation.trace_context {
+            headers.insert(HeaderName::from_static(header::TRACEPARENT), HeaderValue::default());
+        }
         set(&mut headers, header::EXPECTED_STREAM, &self.results);
-        set(&mut headers, header::JOB_ID, &envelope.id);
         set(&mut headers, header::STATUS, status);
         set(&mut headers, header::MODEL, name.as_str());
         if let Some(model) = model {
@@ -113,8 +134,16 @@ impl Names {
             set(&mut headers, header::MODEL_DIGEST, &model.digest);
         }
         set(&mut headers, header::WORKER, &self.worker);
+        headers
+    }
+
+    fn reply(&self, from: From<'_>, mut headers: HeaderMap, payload: Bytes) -> Message {
+        let envelope = from.envelope;
+        set(&mut headers, header::MSG_ID, &self.result_id(envelope));
+        set(&mut headers, header::JOB_ID, &envelope.id);
         self.trace(&mut headers, from);
-        Message { subject: self.namespace.result_subject(name, &envelope.reply), headers, payload }
+        let subject = self.namespace.result_subject(&envelope.origin.consumer.model, &envelope.reply);
+        Message { subject, headers, payload }
     }
 
     /// Our span in the job's trace, and what travels with the trace untouched.
@@ -124,9 +153,9 @@ impl Names {
             set(headers, header::TRACEPARENT, &context.to_string());
         }
         for ((name, limit), _) in PASSED_ON.into_iter().zip([trace_context, baggage]).filter(|(_, passes)| *passes) {
-            let value = envelope.origin.headers.as_ref().and_then(|headers| headers.get(name));
-            if let Some(value) = value.filter(|value| (1..=limit).contains(&value.as_str().len())) {
-                headers.insert(name, value.clone());
+            let value = envelope.origin.headers.as_ref().and_then(|headers| find(headers, name));
+            if let Some(value) = value.filter(|value| (1..=limit).contains(&value.len())) {
+                set(headers, name, value);
             }
         }
     }
@@ -179,6 +208,22 @@ fn tensor<'a>(model: &'a Served, output: &'a Output) -> Tensor<'a> {
 
 fn rfc3339(time: OffsetDateTime) -> String {
     time.format(&Rfc3339).unwrap_or_default()
+}
+
+/// The heads of results, one for each model that has answered. Owned by the publish task.
+#[derive(Debug, Default)]
+pub(super) struct Heads(Vec<(Arc<Served>, HeaderMap)>);
+
+impl Heads {
+    /// A copy of a model's.
+    pub(super) fn of(&mut self, names: &Names, model: &Arc<Served>) -> HeaderMap {
+        if let Some((_, head)) = self.0.iter().find(|(known, _)| Arc::ptr_eq(known, model)) {
+            return head.clone();
+        }
+        let head = names.head(&model.name, Some(model), "ok");
+        self.0.push((Arc::clone(model), head.clone()));
+        head
+    }
 }
 
 /// Sets a header, or leaves it out where the value cannot be one: a label is not worth a panic.

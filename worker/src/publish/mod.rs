@@ -1,9 +1,13 @@
 //! Publish: stores results, dead letters and error results, and settles a job only when JetStream has confirmed them.
 
+mod desk;
 mod encode;
+mod end;
+mod letter;
 mod spans;
-mod store;
 mod task;
+mod window;
+mod word;
 
 pub use encode::Names;
 pub use task::Publisher;

@@ -13,7 +13,7 @@ use crate::telemetry::{Server, destination, job_attributes, wall_time};
 const LONG_DECODE: Duration = Duration::from_millis(1);
 
 /// Tells times from the same two clocks.
-type Anchor = (SystemTime, Instant);
+pub(super) type Anchor = (SystemTime, Instant);
 
 fn child(envelope: &Envelope, name: impl Into<String>, anchor: Anchor, [from, to]: [Instant; 2]) -> Span {
     let trace = &envelope.trace;

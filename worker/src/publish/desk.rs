@@ -1,0 +1,218 @@
+//! Every letter that is not settled yet, and what is done with each.
+
+use std::time::Instant;
+
+use async_nats::Message;
+use futures_util::future::BoxFuture;
+use futures_util::stream::FuturesUnordered;
+use futures_util::{FutureExt, StreamExt};
+use gristmill_schemas::header;
+
+use super::encode::Heads;
+use super::end::Teller;
+use super::letter::{Letter, Next, Step};
+use super::window::Window;
+use super::word::Word;
+use crate::link::{Current, Inbox};
+use crate::message::{Answer, Outcome};
+use crate::telemetry::Count;
+use crate::ticket::Verdict;
+
+/// Owned by the publish task.
+pub(super) struct Desk {
+    nats: Current,
+    inbox: Inbox,
+    teller: Teller,
+    heads: Heads,
+    /// Sent, and the server has not spoken.
+    window: Window,
+    /// To be sent again, each at its time.
+    resting: Vec<(Instant, Box<Letter>)>,
+    /// Being looked up: whether the job was answered before.
+    looking: FuturesUnordered<BoxFuture<'static, (Box<Letter>, bool)>>,
+    /// The connection is up: what is sent meanwhile would pile up in the client.
+    is_up: bool,
+    is_stalled: bool,
+}
+
+impl Desk {
+    pub(super) async fn open(nats: Current, teller: Teller) -> Self {
+        let inbox = Inbox::open(nats.clone()).await;
+        let (window, resting, looking) = (Window::default(), Vec::new(), FuturesUnordered::new());
+        let heads = Heads::default();
+        Self { nats, inbox, teller, heads, window, resting, looking, is_up: true, is_stalled: false }
+    }
+
+    /// Letters that are not settled.
+    pub(super) fn len(&self) -> usize {
+        self.window.len() + self.resting.len() + self.looking.len()
+    }
+
+    /// The server's next word, or what was found in a stream. Loses nothing if it is dropped while it waits.
+    pub(super) async fn event(&mut self) -> Event {
+        tokio::select! {
+            message = self.inbox.next() => Event::Word(message),
+            Some((letter, was_answered)) = self.looking.next() => Event::Found(letter, was_answered),
+        }
+    }
+
+    /// A word that is there already.
+    pub(super) fn ready(&mut self) -> Option<Message> {
+        self.inbox.ready()
+    }
+
+    /// Takes an outcome in.
+    pub(super) async fn begin(&mut self, outcome: Outcome) {
+        let (letter, next) = Letter::new(outcome, Instant::now());
+        self.follow(letter, next).await;
+    }
+
+    /// Takes what the server says.
+    pub(super) async fn hear(&mut self, message: &Message) {
+        let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
+        // Of a letter that was sent again meanwhile: its dedup id has the server say the same once more.
+        let Some(letter) = number.and_then(|number| self.window.take(number)) else { return };
+        self.judge(letter, Word::read(message)).await;
+    }
+
+    /// Takes what was found in the results stream.
+    pub(super) async fn found(&mut self, mut letter: Box<Letter>, was_answered: bool) {
+        if was_answered {
+            return letter.envelope.ticket.settle(Verdict::Done);
+        }
+        let next = letter.not_answered();
+        self.follow(letter, next).await;
+    }
+
+    /// The connection is up, or down. `was_lost`: nobody will speak of what was sent on it.
+    pub(super) async fn link(&mut self, is_up: bool, was_lost: bool) {
+        self.is_up = is_up;
+        if was_lost {
+            for letter in self.window.empty() {
+                self.judge(letter, Word::Lost).await;
+            }
+        }
+        self.wake(Instant::now()).await;
+    }
+
+    /// Sends again what is due, and what the server is silent about.
+    pub(super) async fn wake(&mut self, now: Instant) {
+        if !self.is_up {
+            return;
+        }
+        for letter in self.window.overdue(now) {
+            self.judge(letter, Word::Refused("the server does not answer".into())).await;
+        }
+        let due: Vec<_> = self.resting.extract_if(.., |(at, _)| *at <= now).collect();
+        for (_, letter) in due {
+            self.follow(letter, Next::Send).await;
+        }
+    }
+
+    async fn judge(&mut self, letter: Box<Letter>, word: Word) {
+        let (letter, next) = self.told(letter, word);
+        self.follow(letter, next).await;
+    }
+
+    fn told(&mut self, mut letter: Box<Letter>, word: Word) -> (Box<Letter>, Next) {
+        let now = Instant::now();
+        self.teller.attempted(&letter, &word, now);
+        match &word {
+            Word::Stored(_) => self.resume(),
+            Word::TooLarge(why) => {
+                // An answer of a stream that works.
+                self.resume();
+                self.teller.too_large(&letter, why);
+            }
+            Word::Refused(why) if self.is_up => self.stall(why),
+            Word::Refused(_) | Word::Lost => {}
+        }
+        let next = letter.heard(word, now);
+        (letter, next)
+    }
+
+    async fn follow(&mut self, letter: Box<Letter>, next: Next) {
+        let mut todo = Some((letter, next));
+        while let Some((mut letter, next)) = todo.take() {
+            match next {
+                Next::Refuse => {
+                    self.teller.refused(&letter);
+                    todo = Some((letter, Next::Send));
+                }
+                Next::Send if self.is_up => {
+                    todo = self.send(letter).await.map(|(letter, word)| self.told(letter, word));
+                }
+                Next::Send => self.resting.push((Instant::now(), letter)),
+                // Jittered, so that a fleet does not come back in step.
+                Next::Retry(pause) => {
+                    let at = Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+                    self.resting.push((at, letter));
+                }
+                Next::Look(place) => self.look(letter, place),
+                Next::Done(verdict) => {
+                    self.teller.answered(&mut letter);
+                    letter.envelope.ticket.settle(verdict);
+                }
+            }
+        }
+    }
+
+    /// Sends the letter's message. Returns it, with the reason, where the client does not take it.
+    async fn send(&mut self, mut letter: Box<Letter>) -> Option<(Box<Letter>, Word)> {
+        if letter.trail.attempts > 0 {
+            self.teller.vitals.counters.inc(Count::PublishRetries);
+        }
+        let began = Instant::now();
+        let super::encode::Message { subject, headers, payload } =
+            letter.message(&self.teller.names, &mut self.heads, began);
+        if let (Step::Result, Answer::Ok { model, .. }) = (letter.step, &letter.answer) {
+            model.meters.encode.record(began.elapsed().as_secs_f64());
+        }
+        let number = self.window.next();
+        self.window.put(letter);
+        let reply = format!("{}.{number}", self.inbox.prefix);
+        let sent = self.inbox.client.publish_with_reply_and_headers(subject, reply, headers, payload).await;
+        let error = sent.err()?;
+        self.window.take(number).map(|letter| (letter, Word::of_client(&error)))
+    }
+
+    /// Looks up what is stored in a place of the results stream.
+    fn look(&self, letter: Box<Letter>, place: u64) {
+        let (context, results) = (self.nats.context(), self.teller.names.results.clone());
+        let look = async move {
+            let found = match context.get_stream_no_info(&results).await {
+                Ok(results) => results.get_raw_message(place).await.ok(),
+                Err(_) => None,
+            };
+            let status = found.as_ref().and_then(|found| found.headers.get(header::STATUS));
+            let was_answered = status.is_some_and(|status| status.as_str() == "ok");
+            (letter, was_answered)
+        };
+        self.looking.push(look.boxed());
+    }
+
+    /// The stream is missing, full, or has no leader: no more jobs are asked for until something is stored again. What is
+    /// here is held, and tried again.
+    fn stall(&mut self, why: &str) {
+        if !std::mem::replace(&mut self.is_stalled, true) {
+            tracing::warn!(why, "results cannot be stored, no more jobs are asked for");
+        }
+        let stalled = &self.teller.vitals.health.stalled;
+        stalled.send_if_modified(|stalled| stalled.replace(why.to_owned()).is_none());
+    }
+
+    fn resume(&mut self) {
+        if std::mem::take(&mut self.is_stalled) {
+            tracing::info!("results can be stored again");
+            self.teller.vitals.health.stalled.send_replace(None);
+        }
+    }
+}
+
+/// What the publish task is told.
+pub(super) enum Event {
+    /// The server's.
+    Word(Message),
+    /// Whether a job was answered before.
+    Found(Box<Letter>, bool),
+}
