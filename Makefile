@@ -59,7 +59,7 @@ bench: venv build models target/bench/models
 	$(CARGO) bench --locked -p gristmill-integration
 	$(CARGO) bench --locked -p gristmill-ledger --bench slot
 
-target/bench/models: venv integration/bench/python/models.py
+target/bench/models: .venv/.ready integration/bench/python/models.py
 	$(BIN)/python integration/bench/python/models.py $@
 	touch $@
 

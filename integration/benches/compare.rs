@@ -1,5 +1,6 @@
 //! This build of the worker against another one, at the same time on the same cores: what else the machine does falls on both
-//! alike. `cargo bench -p gristmill-integration --bench compare -- /path/to/other/gristmill-worker`
+//! alike. `cargo bench -p gristmill-integration --bench compare -- target/release/other`; the other
+//! lies there, too, since binaries find libtorch by a path relative to their own.
 
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 

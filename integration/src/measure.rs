@@ -120,9 +120,8 @@ impl Backlog {
     }
 }
 
-/// Of each of the two numbers.
 impl Speed {
-    /// The middle ones.
+    /// The middle one of each of the two numbers.
     pub fn median(speeds: &[Self]) -> Self {
         Self { rate: median(speeds.iter().map(|s| s.rate)), cpu: median(speeds.iter().map(|s| s.cpu)) }
     }

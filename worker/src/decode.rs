@@ -10,8 +10,7 @@ use gristmill_schemas::{ErrorCode, InvalidJob, JobBody, JobHeaders, Token, heade
 use gristmill_telemetry::KeyValue;
 use time::OffsetDateTime;
 
-use crate::message::find;
-use crate::message::{Delivery, Envelope, Input, Job, Marks, Origin, Outcome, Suspicion};
+use crate::message::{Delivery, Envelope, Input, Job, Marks, Origin, Outcome, Suspicion, find};
 use crate::telemetry::{Processing, Trace, Tracing, destination, job_attributes};
 
 /// Reads deliveries.

@@ -157,6 +157,7 @@ impl Puller {
                     if changed.is_err() { break }
                     let seen = std::mem::replace(&mut losses, self.link.borrow_and_update().losses);
                     if losses > seen {
+                        self.silence.broken();
                         self.credit.disconnected(Instant::now());
                     }
                 }

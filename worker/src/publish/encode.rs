@@ -116,8 +116,8 @@ impl Names {
         self.reply(from, head, payload)
     }
 
-    /// The headers that all answers of a model share. What differs is there as well, empty: to copy a map and replace some of its
-    /// values costs half of what it costs to make one.
+    /// The headers that all answers of a model share. What differs is there as well, empty: a copy keeps its
+    /// table, while a map that is made grows and hashes name by name.
     pub(super) fn head(&self, name: &Token, model: Option<&Served>, status: &str) -> HeaderMap {
         let mut headers = HeaderMap::new();
         for own in [header::MSG_ID, header::JOB_ID] {

@@ -32,7 +32,7 @@ pub(super) enum Step {
 pub(super) struct Trail {
     /// From the first attempt to the last word.
     pub(super) interval: [Instant; 2],
-    /// At least one.
+    /// None before the first.
     pub(super) attempts: usize,
     /// Why it was not stored, if it was not.
     pub(super) error: Option<String>,
