@@ -44,51 +44,87 @@ impl Speed {
         (Self { rate: jobs as f64 / seconds, cpu }, worker, backlog.nats)
     }
 
-    /// One worker as a ratio of another that runs at the same time, each with a broker and a backlog of its own: what else the
-    /// machine does meanwhile falls on both alike. Measured twice, the second time in the other order, since the first to start
-    /// is in a slightly other position; the geometric mean of both.
+    /// One worker as a ratio of another, each with a broker and a backlog of its own. Both live at the same time and take turns of
+    /// a tenth of a second, the other held still: what else the machine does falls on both alike, and neither takes time from the
+    /// other. Runs one after the other, at the same time, or on a core each all differ by more than a few percent of themselves.
+    /// `swapped`: the other starts first.
     ///
     /// # Panics
     /// If anything fails.
-    pub async fn ratio(jobs: usize, mlp: &Mlp, [one, other]: [Configure<'_>; 2]) -> Self {
-        let [one_first, other_second] = Self::of_pair(jobs, mlp, [one, other]).await;
-        let [other_first, one_second] = Self::of_pair(jobs, mlp, [other, one]).await;
-        let ratio =
-            |of: fn(&Self) -> f64| (of(&one_first) / of(&other_second) * of(&one_second) / of(&other_first)).sqrt();
-        Self { rate: ratio(|speed| speed.rate), cpu: ratio(|speed| speed.cpu) }
+    pub async fn ratio(jobs: usize, mlp: &Mlp, mut configure: [Configure<'_>; 2], swapped: bool) -> Self {
+        if swapped {
+            configure.swap(0, 1);
+        }
+        let mut sides = Vec::new();
+        for configure in configure {
+            sides.push(Side::start(Backlog::store(jobs, mlp).await, configure));
+        }
+        for side in &mut sides {
+            side.backlog.reaches(jobs / 10).await;
+            side.mark().await;
+            side.signal("STOP");
+        }
+        let mut rates = Vec::new();
+        while sides.iter().all(|side| side.done < jobs * 19 / 20) {
+            // One, other, other, one: a drift favours none.
+            let mut turns = [0.0; 2];
+            for side in [0, 1, 1, 0] {
+                turns[side] += sides[side].runs(TURN).await;
+            }
+            rates.push(turns[0] / turns[1]);
+        }
+        for side in &sides {
+            side.signal("CONT");
+        }
+        // Of the four turns in the middle: what the machine does for a moment falls on a few of them only.
+        let (rate, cpu) = (median(rates), sides[0].cpu() / sides[1].cpu());
+        if swapped { Self { rate: 1.0 / rate, cpu: 1.0 / cpu } } else { Self { rate, cpu } }
+    }
+}
+
+/// How long one of two workers runs before the other does.
+const TURN: Duration = Duration::from_millis(100);
+
+/// One of two workers that take turns.
+struct Side {
+    backlog: Backlog,
+    worker: Worker,
+    /// Jobs done and processor time used before the first turn.
+    before: (usize, f64),
+    /// Jobs done.
+    done: usize,
+}
+
+impl Side {
+    fn start(backlog: Backlog, configure: Configure<'_>) -> Self {
+        let worker = configure(WorkerBuilder::new(&backlog.nats, &["mlp"])).launch();
+        Self { backlog, worker, before: (0, 0.0), done: 0 }
     }
 
-    /// Two at the same time, measured while both are at work.
-    async fn of_pair(jobs: usize, mlp: &Mlp, configure: [Configure<'_>; 2]) -> [Self; 2] {
-        let backlogs = [Backlog::store(jobs, mlp).await, Backlog::store(jobs, mlp).await];
-        let mut backlog = backlogs.iter();
-        // Launched both before either is waited for.
-        let workers = configure.map(|configure| {
-            let nats = &backlog.next().expect("one for each").nats;
-            configure(WorkerBuilder::new(nats, &["mlp"])).launch()
-        });
-        let marks = async || {
-            let [mut a, mut b] = [(0, 0.0), (0, 0.0)];
-            for (mark, (backlog, worker)) in [&mut a, &mut b].into_iter().zip(backlogs.iter().zip(&workers)) {
-                *mark = (backlog.done().await, worker.process.cpu_seconds());
-            }
-            ([a, b], Instant::now())
-        };
-        for backlog in &backlogs {
-            backlog.reaches(jobs / 10).await;
-        }
-        let (before, began) = marks().await;
-        tokio::select! {
-            () = backlogs[0].reaches(jobs * 19 / 20) => {}
-            () = backlogs[1].reaches(jobs * 19 / 20) => {}
-        }
-        let (after, ended) = marks().await;
-        let seconds = (ended - began).as_secs_f64();
-        [0, 1].map(|i| {
-            let ((done, cpu), (had, had_cpu)) = (after[i], before[i]);
-            let done = (done - had) as f64;
-            Self { rate: done / seconds, cpu: (cpu - had_cpu) * 1e6 / done }
-        })
+    async fn mark(&mut self) {
+        self.done = self.backlog.done().await;
+        self.before = (self.done, self.worker.process.cpu_seconds());
+    }
+
+    /// Jobs per second in one turn.
+    async fn runs(&mut self, time: Duration) -> f64 {
+        let (began, had) = (Instant::now(), self.done);
+        self.signal("CONT");
+        tokio::time::sleep(time).await;
+        self.done = self.backlog.done().await;
+        self.signal("STOP");
+        (self.done - had) as f64 / began.elapsed().as_secs_f64()
+    }
+
+    /// To the broker as well: its work for a worker that is held still would fall on the other's turn.
+    fn signal(&self, name: &str) {
+        self.worker.process.signal(name);
+        self.backlog.nats.process().signal(name);
+    }
+
+    /// Processor time per job.
+    fn cpu(&self) -> f64 {
+        (self.worker.process.cpu_seconds() - self.before.1) / (self.done - self.before.0) as f64
     }
 }
 
