@@ -108,6 +108,16 @@ class Slow(nn.Module):
         return x * y[0, 0]
 
 
+class Tokens(nn.Module):
+    """Of each sequence its sum and its length, of each token how much is left behind it: filling would show."""
+
+    def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+        real = ids * mask
+        left = real.sum(1, keepdim=True) - real.cumsum(1)
+        batch = torch.full_like(real[:, :1], real.shape[1])
+        return {"sum": real.sum(1), "length": mask.sum(1), "left": left, "batch_length": batch}
+
+
 class Wide(nn.Module):
     """A result of 2.4 MB for every row: more than NATS takes in one message."""
 
@@ -146,6 +156,10 @@ def build(directory: Path) -> None:
     export("picky", Picky(), {"x": torch.ones(2, 4)}, output_names=["y"])
     ids = {"ids": torch.zeros(2, 3, dtype=torch.int64)}
     export("lengths", Lengths(), ids, output_names=["y"], dynamic={"ids": [1]}, ranges={"ids": (0, 99)})
+    tokens = {"ids": torch.ones(2, 3, dtype=torch.int64), "mask": torch.ones(2, 3, dtype=torch.bool)}
+    padding = {"dynamic": {"ids": [1], "mask": [1]}, "masks": ["mask"], "pads": {"ids": -9}, "max_rows": 16}
+    export("tokens", Tokens(), tokens, **padding)
+    export("bucketed", Tokens(), tokens, **padding, buckets=[8, 32])
     export("slow", Slow(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=8)
     export("wide", Wide(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=4)
     for name, module, max_rows in FAULTS:

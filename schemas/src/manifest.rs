@@ -49,13 +49,13 @@ pub struct Input {
     pub datatype: Datatype,
     /// Dimensions; -1 is free. The first is the row dimension and always -1.
     pub shape: Vec<i64>,
-    /// What a free dimension is filled up with when jobs of different lengths share a batch.
+    /// What the free dimension is filled up with when jobs of different lengths share a batch.
     #[serde(default)]
     pub pad: f64,
     /// Smallest and largest value allowed; a job outside is refused before it reaches the model. Datatypes of up to 32
     /// bits and INT64 within 2^53 are compared exactly.
     pub range: Option<[f64; 2]>,
-    /// Whether this input is the mask: 1 where another input holds data, 0 where it is padding.
+    /// Whether this input is the mask: 1 where another input holds data, 0 where it is padding. Made for jobs that bring none.
     #[serde(default)]
     pub mask: bool,
     /// Sizes to warm up with, one for each dimension; the row dimension is ignored. Where it is missing, free
@@ -85,7 +85,7 @@ pub struct Batching {
     pub max_padded_elements: Option<usize>,
     /// How long an idle engine waits for a fuller batch, in milliseconds. 0 takes what is there.
     pub max_delay_ms: u64,
-    /// Lengths that free dimensions are filled up to.
+    /// Lengths that jobs are filled up to, ascending; where there are none, and an input is a mask, that of the longest in a batch.
     pub buckets: Vec<usize>,
 }
 
@@ -119,6 +119,8 @@ pub enum InvalidManifest {
     Range { name: String, low: f64, high: f64 },
     #[error("{name:?}: example_shape {example:?} does not fit shape {shape:?}")]
     Example { name: String, example: Vec<i64>, shape: Vec<i64> },
+    #[error("{name:?}: {why}")]
+    Padding { name: String, why: &'static str },
     #[error("batching.{key} is {value}, {limit}")]
     Batching { key: &'static str, value: usize, limit: &'static str },
 }
@@ -145,7 +147,43 @@ impl Manifest {
         check_side("inputs", self.inputs.iter().map(|i| (&i.name, i.datatype, &i.shape)))?;
         check_side("outputs", self.outputs.iter().map(|o| (&o.name, o.datatype, &o.shape)))?;
         self.inputs.iter().try_for_each(Input::check)?;
-        self.batching.check()
+        self.batching.check()?;
+        self.check_padding()
+    }
+}
+
+impl Manifest {
+    /// Whether jobs of different lengths share a batch: the model has a mask to tell them apart by, or names buckets.
+    pub fn is_padded(&self) -> bool {
+        !self.batching.buckets.is_empty() || self.inputs.iter().any(|input| input.mask)
+    }
+
+    /// Which dimension of an input is filled up to the length of its batch, counted from 0, which is the row dimension: its
+    /// free one, if the model takes such batches.
+    pub fn padded_dim(&self, input: &Input) -> Option<usize> {
+        let free = input.shape.iter().skip(1).position(|dim| *dim == -1)?;
+        self.is_padded().then_some(free + 1)
+    }
+
+    fn check_padding(&self) -> Result<(), InvalidManifest> {
+        let padding = |name: &str, why| Err(InvalidManifest::Padding { name: name.to_owned(), why });
+        for input in self.inputs.iter().filter(|_| self.is_padded()) {
+            let free = input.shape.iter().skip(1).filter(|dim| **dim == -1).count();
+            if free > 1 {
+                return padding(&input.name, "more than one free dimension, so that none is the length");
+            }
+            if input.mask && input.shape != [-1, -1] {
+                return padding(&input.name, "a mask's shape is [-1, -1], rows and length");
+            }
+        }
+        let is_length = |input: &Input| !input.mask && self.padded_dim(input).is_some();
+        if self.is_padded() && !self.inputs.iter().any(is_length) {
+            return padding(
+                &self.inputs[0].name,
+                "mask or buckets are given, but no input has a free dimension to fill up",
+            );
+        }
+        Ok(())
     }
 }
 
@@ -273,6 +311,9 @@ mod tests {
             ("[-1, 1, 8, 8]", "[-1, 1099511627776]", "has more than 268435456 elements"),
             ("max_rows = 32", "max_delay_ms = 60001", "batching.max_delay_ms is 60001, 0 to 60000 are allowed"),
             ("shape = [-1, 1, 8, 8]", "shape = [-1]\nrange = [2, 1]", "range [2, 1] is empty"),
+            ("shape = [-1, 1, 8, 8]", "shape = [-1, -1, -1]\nmask = true", "more than one free dimension"),
+            ("shape = [-1, 1, 8, 8]", "shape = [-1, -1, 3]\nmask = true", "a mask's shape is [-1, -1]"),
+            ("max_rows = 32", "buckets = [8]", "no input has a free dimension to fill up"),
             ("shape = [-1, 1, 8, 8]", "shape = [-1, 4]\nexample_shape = [1, 5]", "does not fit shape [-1, 4]"),
         ] {
             let error = Manifest::parse(&GOOD.replacen(from, to, 1)).unwrap_err().to_string();

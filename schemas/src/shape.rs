@@ -18,6 +18,15 @@ impl Shape {
         Some(Self { dims: all, rank: dims.len() as u8 })
     }
 
+    /// So many rows of these further dimensions; `None` past [`MAX_RANK`].
+    pub fn of_rows(rows: usize, tail: &[usize]) -> Option<Self> {
+        let mut all = [0; MAX_RANK];
+        let (first, rest) = all.split_first_mut()?;
+        *first = rows;
+        rest.get_mut(..tail.len())?.copy_from_slice(tail);
+        Some(Self { dims: all, rank: 1 + tail.len() as u8 })
+    }
+
     /// Number of elements; `None` where the product overflows.
     pub fn elements(&self) -> Option<usize> {
         self.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim))

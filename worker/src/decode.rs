@@ -1,6 +1,7 @@
 //! Decode: an untrusted delivery becomes a job that agrees with itself, or a refusal. Borrows, copies no tensor bytes.
 
 use std::borrow::Cow;
+use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::HeaderMap;
@@ -38,6 +39,10 @@ pub struct Redelivery {
 /// From this delivery on, a job that was not answered in time runs alone. The second may be the end of a drain, whoever
 /// ended it; twice is no accident.
 const SUSPECT_FROM: i64 = 3;
+
+/// Made once: most jobs name none.
+static DEFAULT_REPLY: LazyLock<Token> =
+    LazyLock::new(|| JobHeaders::DEFAULT_REPLY.parse().expect("the default reply is a token"));
 
 impl Redelivery {
     /// Whether a job delivered this often, and this long in the stream, may have killed a worker. One that is younger than
@@ -102,10 +107,9 @@ impl Decoder {
     ) -> Box<Envelope> {
         // The sender's own label first, in the header or the body; then the id that deduplicated the submission.
         let id = headers.job_id.or(body_id).or(headers.msg_id);
-        let default = || JobHeaders::DEFAULT_REPLY.parse().expect("the default reply is a token");
         let mut envelope = Box::new(Envelope {
             id: id.map_or_else(|| format!("{}.{}", self.stream, origin.sequence), str::to_owned),
-            reply: headers.reply.clone().unwrap_or_else(default),
+            reply: headers.reply.clone().unwrap_or_else(|| DEFAULT_REPLY.clone()),
             trace: self.tracing.join(headers.trace),
             in_stream: Duration::try_from(now - origin.published).unwrap_or_default(),
             marks: Marks { decoded: Instant::now(), queued: None, sealed: None, ran: None },

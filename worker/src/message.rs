@@ -182,11 +182,19 @@ pub struct Served {
     pub max_elements: usize,
     /// How long an idle engine waits for a fuller batch.
     pub max_delay: Duration,
+    /// Lengths that inputs are filled up to, ascending; none for the length of the longest in a batch.
+    pub buckets: Vec<usize>,
     /// Its instruments.
     pub meters: Arc<ModelMeters>,
 }
 
 impl Served {
+    /// The length that a job of this length is filled up to at least: of the buckets, the first that holds it. Above them all, its
+    /// own.
+    pub fn padded_length(&self, length: usize) -> usize {
+        self.buckets.iter().copied().find(|bucket| *bucket >= length).unwrap_or(length)
+    }
+
     /// Which model, as attributes of spans.
     pub fn attributes(&self) -> [KeyValue; 2] {
         let version = KeyValue::new(attribute::VERSION, self.version.to_string());
@@ -203,13 +211,16 @@ pub struct RoutedJob {
     pub deadline: Option<Instant>,
     /// Its rows, inputs in the order of the signature.
     pub part: Part,
-    /// Indices of the outputs wanted, in the order wanted.
-    pub wanted: Vec<usize>,
+    /// Elements of its largest input.
+    pub elements: usize,
+    /// Indices of the outputs wanted, in the order wanted; `None` for all.
+    pub wanted: Option<Vec<usize>>,
     /// It may kill a worker: it runs alone.
     pub is_suspect: bool,
 }
 
-/// Dimensions behind the rows, one entry for each input. Jobs of the same tails share a batch.
+/// Dimensions behind the rows, one entry for each input. Jobs of the same tails share a batch; where inputs are filled up, the
+/// length does not count and is 0 until a batch has one.
 pub type Tails = Vec<Vec<usize>>;
 
 /// Jobs that run together.
@@ -219,21 +230,49 @@ pub struct Batch {
     pub model: Arc<Served>,
     /// Dimensions they have in common.
     pub tails: Tails,
+    /// Length that their inputs are filled up to, if they are.
+    pub length: usize,
     /// At least one.
     pub jobs: Vec<RoutedJob>,
     /// How it was closed.
     pub seal: Arc<Seal>,
 }
 
-/// An idle engine instance: room for exactly one batch. Dropping it ends the instance's thread.
+/// What an engine instance tells the batch task.
 #[derive(Debug)]
-pub struct Idle {
+pub struct Report {
     /// Model the instance runs.
     pub model: Arc<Served>,
-    /// Where its next batch goes.
-    pub slot: SyncSender<Batch>,
-    /// What did not fit the device's memory in its last batch.
-    pub learned: Vec<Ceiling>,
+    /// Its number in the process.
+    pub instance: u64,
+    /// What happened.
+    pub event: EngineEvent,
+}
+
+/// What happened to an engine instance.
+#[derive(Debug)]
+pub enum EngineEvent {
+    /// It is ready for its first batch. Batches go here, [`AHEAD`] at most that are not done; dropping this ends the thread.
+    Ready(SyncSender<Batch>),
+    /// It has done a batch.
+    Done {
+        /// What did not fit the device's memory.
+        learned: Vec<Ceiling>,
+        /// What it cost, if it ran as a whole.
+        ran: Option<Ran>,
+    },
+}
+
+/// Batches that an instance may have: one that runs, and one for it to go on with.
+pub const AHEAD: usize = 2;
+
+/// A run of a whole batch.
+#[derive(Debug, Clone, Copy)]
+pub struct Ran {
+    /// Elements of the largest input, those filled in included.
+    pub elements: usize,
+    /// From host tensors to host tensors.
+    pub took: Duration,
 }
 
 /// Rows of one shape that a device's memory was found to hold.
@@ -278,18 +317,9 @@ pub struct Outcome {
 #[derive(Debug)]
 pub enum Answer {
     /// Rows of the outputs wanted, and the model that gave them.
-    Ok { model: Arc<Served>, outputs: Vec<Output>, parameters: Parameters },
+    Ok { model: Arc<Served>, outputs: Vec<RowSlice>, parameters: Parameters },
     /// Why there are none, and the model that refused, if the job got as far as one.
     Refused { model: Option<Arc<Served>>, code: ErrorCode, message: String },
-}
-
-/// One output of one job.
-#[derive(Debug)]
-pub struct Output {
-    /// Index in the model's signature.
-    pub index: usize,
-    /// The rows.
-    pub rows: RowSlice,
 }
 
 impl Outcome {
@@ -314,6 +344,12 @@ impl Batch {
     /// Rows of all jobs together.
     pub fn rows(&self) -> usize {
         self.jobs.iter().map(|job| job.part.rows).sum()
+    }
+
+    /// Elements of the largest input.
+    pub fn elements(&self) -> usize {
+        let per_row = self.tails.iter().map(|tail| tail.iter().product::<usize>()).max().unwrap_or(0);
+        per_row * self.rows()
     }
 }
 

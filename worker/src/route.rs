@@ -39,13 +39,13 @@ impl Routes {
         let checked = self.find(&job).and_then(|model| {
             let refuse = |(code, message)| Refusal { model: Some(Arc::clone(&model)), code, message };
             let wanted = wanted(&model.signature, job.outputs.as_deref()).map_err(refuse)?;
-            let (tails, part) = check(&model, std::mem::take(&mut job.inputs), job.rows).map_err(refuse)?;
-            Ok((model, tails, part, wanted))
+            let checked = check(&model, std::mem::take(&mut job.inputs), job.rows).map_err(refuse)?;
+            Ok((model, checked, wanted))
         });
         match checked {
-            Ok((model, tails, part, wanted)) => {
+            Ok((model, Checked { tails, part, elements }, wanted)) => {
                 let Job { envelope, deadline, is_suspect, .. } = job;
-                let job = RoutedJob { envelope, deadline, part, wanted, is_suspect };
+                let job = RoutedJob { envelope, deadline, part, elements, wanted, is_suspect };
                 Ok(Routed { model, tails, job })
             }
             Err(Refusal { model, code, message }) => {
@@ -76,8 +76,8 @@ fn invalid(message: impl ToString) -> Fault {
     (ErrorCode::InvalidInput, message.to_string())
 }
 
-fn wanted(signature: &Signature, names: Option<&[String]>) -> Result<Vec<usize>, Fault> {
-    let Some(names) = names else { return Ok((0..signature.outputs.len()).collect()) };
+fn wanted(signature: &Signature, names: Option<&[String]>) -> Result<Option<Vec<usize>>, Fault> {
+    let Some(names) = names else { return Ok(None) };
     let index = |name: &String| {
         let found = signature.outputs.iter().position(|output| output.name == *name);
         found.ok_or_else(|| {
@@ -85,10 +85,19 @@ fn wanted(signature: &Signature, names: Option<&[String]>) -> Result<Vec<usize>,
             invalid(format!("the model has no output {name:?}, only {}", have.join(", ")))
         })
     };
-    names.iter().map(index).collect()
+    names.iter().map(index).collect::<Result<_, _>>().map(Some)
 }
 
-fn check(model: &Served, mut inputs: Vec<Input>, rows: usize) -> Result<(Tails, Part), Fault> {
+/// Inputs that a model takes.
+struct Checked {
+    /// Their dimensions behind the rows; 0 where the length stands.
+    tails: Tails,
+    part: Part,
+    /// Of the largest input.
+    elements: usize,
+}
+
+fn check(model: &Served, mut inputs: Vec<Input>, rows: usize) -> Result<Checked, Fault> {
     if rows > model.max_rows {
         let message = format!("the job has {rows} rows, model {:?} takes at most {}", model.name, model.max_rows);
         return Err((ErrorCode::TooLarge, message));
@@ -96,23 +105,50 @@ fn check(model: &Served, mut inputs: Vec<Input>, rows: usize) -> Result<(Tails, 
     let specs = &model.signature.inputs;
     let mut tails = Vec::with_capacity(specs.len());
     let mut data = Vec::with_capacity(specs.len());
+    let (mut length, mut largest) = (None, 0);
     for spec in specs {
-        let found = inputs.iter().position(|input| input.name == spec.name.as_bytes());
-        let Some(found) = found else { return Err(invalid(format!("input {:?} is missing", spec.name))) };
+        let Some(found) = inputs.iter().position(|input| input.name == spec.name.as_bytes()) else {
+            if spec.pad.is_some_and(|pad| pad.is_mask) {
+                // Made when its batch is stacked.
+                tails.push(vec![0]);
+                data.push(None);
+                continue;
+            }
+            return Err(invalid(format!("input {:?} is missing", spec.name)));
+        };
         let input = inputs.swap_remove(found);
         check_input(spec, &input)?;
         let elements = input.shape.elements().unwrap_or(usize::MAX);
+        largest = largest.max(elements);
         if elements > model.max_elements {
             let (name, most) = (&spec.name, model.max_elements);
             return Err((ErrorCode::TooLarge, format!("input {name:?} has {elements} elements, the limit is {most}")));
         }
-        tails.push(input.shape[1..].to_vec());
-        data.push(input.data);
+        let mut tail = input.shape[1..].to_vec();
+        if let Some(pad) = spec.pad {
+            agree(&mut length, &spec.name, std::mem::take(&mut tail[pad.dim]))?;
+        }
+        tails.push(tail);
+        data.push(Some(input.data));
     }
     if let Some(extra) = inputs.first() {
         return Err(invalid(format!("the model has no input {:?}", String::from_utf8_lossy(&extra.name))));
     }
-    Ok((tails, Part { rows, inputs: data }))
+    let length = length.map_or(1, |(_, length)| length);
+    Ok(Checked { tails, part: Part { rows, length, inputs: data }, elements: largest })
+}
+
+/// Inputs that are filled up have one length in a job. `known`: that of one of them, and whose it is.
+fn agree<'a>(known: &mut Option<(&'a str, usize)>, name: &'a str, length: usize) -> Result<(), Fault> {
+    match *known {
+        Some((other, have)) if have != length => {
+            Err(invalid(format!("input {name:?} has length {length}, input {other:?} has {have}; they have to agree")))
+        }
+        _ => {
+            *known = Some((name, length));
+            Ok(())
+        }
+    }
 }
 
 fn check_input(spec: &InputSpec, input: &Input) -> Result<(), Fault> {
@@ -139,6 +175,7 @@ mod tests {
             dims: vec![None],
             range,
             example: vec![1],
+            pad: None,
         };
         let inputs = vec![input("x", Dtype::F32, None), input("ids", Dtype::I64, Some((0.0, 9.0)))];
         let output = |name: &str| OutputSpec { name: name.into(), dtype: Dtype::F32, dims: vec![None] };
@@ -151,6 +188,7 @@ mod tests {
             max_rows: 4,
             max_elements: 20,
             max_delay: Duration::ZERO,
+            buckets: Vec::new(),
             meters: crate::message::testing::meters(),
         })
     }
@@ -175,9 +213,9 @@ mod tests {
     #[test]
     fn inputs_come_in_the_order_of_the_signature() {
         let routed = route([3, 2], 2, 5, None).ok().unwrap();
-        assert_eq!((routed.tails, routed.job.wanted), (vec![vec![3], vec![2]], vec![1]));
-        assert_eq!(routed.job.part.inputs[0].len(), 2 * 3 * 4);
-        assert_eq!(routed.job.part.inputs[1].len(), 2 * 2 * 8);
+        assert_eq!((routed.tails, routed.job.wanted), (vec![vec![3], vec![2]], Some(vec![1])));
+        assert_eq!(routed.job.part.inputs[0].as_ref().unwrap().len(), 2 * 3 * 4);
+        assert_eq!(routed.job.part.inputs[1].as_ref().unwrap().len(), 2 * 2 * 8);
     }
 
     #[test]

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use gristmill_ledger::Slot;
+use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
@@ -43,6 +44,9 @@ pub struct Settler {
     pub vitals: Vitals,
 }
 
+/// By sequence: numbers that only the server gives, so a hash that resists chosen keys would be wasted.
+type OpenJobs = HashMap<u64, Open, FxBuildHasher>;
+
 struct Open {
     ack: Subject,
     touched: Instant,
@@ -59,7 +63,7 @@ struct Swept {
 impl Settler {
     /// Runs until every delivery is settled and no more can come: `notices` ends when intake and every ticket are gone.
     pub async fn run(self, mut notices: mpsc::Receiver<Notice>) {
-        let mut open: HashMap<u64, Open> = HashMap::new();
+        let mut open = HashMap::default();
         let mut last_ack = None;
         let mut burst = Vec::with_capacity(BURST);
         let mut deletes = FuturesUnordered::new();
@@ -71,9 +75,9 @@ impl Settler {
                     if received == 0 {
                         break;
                     }
-                    let client = self.nats.client();
+                    let (client, now) = (self.nats.client(), Instant::now());
                     for notice in burst.drain(..) {
-                        if let Some(swept) = self.take(&client, &mut open, &mut last_ack, notice).await {
+                        if let Some(swept) = self.take(&client, &mut open, &mut last_ack, notice, now).await {
                             // Beside the loop: acks and keep-alives do not wait for it.
                             deletes.push(self.delete(swept));
                         }
@@ -91,13 +95,14 @@ impl Settler {
     async fn take(
         &self,
         client: &Client,
-        open: &mut HashMap<u64, Open>,
+        open: &mut OpenJobs,
         last_ack: &mut Option<Subject>,
         notice: Notice,
+        now: Instant,
     ) -> Option<Swept> {
         match notice {
             Notice::Opened { sequence, ack } => {
-                open.insert(sequence, Open { ack, touched: Instant::now(), is_swept: false });
+                open.insert(sequence, Open { ack, touched: now, is_swept: false });
             }
             Notice::Renewed { sequence, ack } => match open.get_mut(&sequence) {
                 Some(delivery) => delivery.ack = ack,
@@ -105,7 +110,7 @@ impl Settler {
                 None => self.answer(client, ack, Verdict::GivenBack).await,
             },
             Notice::Swept { sequence, ack } => {
-                open.insert(sequence, Open { ack, touched: Instant::now(), is_swept: true });
+                open.insert(sequence, Open { ack, touched: now, is_swept: true });
             }
             Notice::Settled { sequence, verdict, mut slot, span } => {
                 if verdict == Verdict::GivenBack && slot.as_ref().is_some_and(Slot::is_held) {
@@ -115,11 +120,12 @@ impl Settler {
                     self.trace(span, None);
                     return None;
                 }
-                let began = Instant::now();
+                let began = span.is_some().then(Instant::now);
                 // A swept job is deleted, not answered for.
                 let is_answered = open.get(&sequence).is_some_and(|o| !o.is_swept || verdict == Verdict::GivenBack);
                 let swept = self.end(client, open, last_ack, sequence, verdict).await;
-                self.trace(span, is_answered.then(|| (of(verdict).as_str(), [began, Instant::now()])));
+                let answer = began.filter(|_| is_answered);
+                self.trace(span, answer.map(|began| (of(verdict).as_str(), [began, Instant::now()])));
                 // After the answer: a crash in between leaves the job to be found, not to be forgotten.
                 slot.iter_mut().for_each(Slot::clear);
                 // Intake may be gone: then nobody counts permits any more.
@@ -134,7 +140,7 @@ impl Settler {
     async fn end(
         &self,
         client: &Client,
-        open: &mut HashMap<u64, Open>,
+        open: &mut OpenJobs,
         last_ack: &mut Option<Subject>,
         sequence: u64,
         verdict: Verdict,
@@ -188,7 +194,7 @@ impl Settler {
 
     /// Every open job hears from us after a quarter of ack_wait, and a tick of a twelfth later at most: two keep-alives
     /// in a row may be lost before the server takes the job away.
-    async fn keep_alive(&self, open: &mut HashMap<u64, Open>, now: Instant) {
+    async fn keep_alive(&self, open: &mut OpenJobs, now: Instant) {
         let client = self.nats.client();
         for delivery in open.values_mut() {
             if now.saturating_duration_since(delivery.touched) >= self.ack_wait / 4 {

@@ -19,9 +19,19 @@ import torch
 def batches(workload: str, most: int) -> list[list[torch.Tensor]]:
     """The arguments of each call: of the same distribution as the jobs of `contest`."""
     random = np.random.default_rng(0)
+    if workload == "encoder":
+        # As ideal as can be: sorted by length, so that next to nothing is filled up.
+        lengths = np.sort(np.clip(random.lognormal(np.log(32), 0.6, 20 * most), 4, 128).astype(int))
+        return [tokens(random, part) for part in np.split(lengths, 20)]
     if workload == "image":
         return [[torch.from_numpy(random.integers(0, 256, (most, 3, 224, 224), np.uint8))] for _ in range(4)]
     return [[torch.from_numpy(random.standard_normal((most, 64), np.float32))] for _ in range(64)]
+
+
+def tokens(random: np.random.Generator, lengths: np.ndarray) -> list[torch.Tensor]:
+    """Random token ids of these lengths, and which of them are real."""
+    mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+    return [torch.from_numpy(random.integers(0, 30_000, mask.shape) * mask), torch.from_numpy(mask)]
 
 
 def main(package: Path, workload: str, rows_per_batch: int, seconds: float) -> None:

@@ -1,8 +1,8 @@
 """A queue worker as a good Python team would write it: `worker.py NATS_URL PACKAGE MODEL BATCH`.
 
 Pulls the next batch while this one runs, decodes with msgpack and numpy without copies, runs one TorchScript call for
-each batch, pipelines its publishes, and acknowledges each job when its result is stored. For models of one input and
-one output.
+each batch, pipelines its publishes, and acknowledges each job when its result is stored. For models of one input (and
+its mask) and one output.
 """
 
 from __future__ import annotations
@@ -20,7 +20,17 @@ from nats.errors import TimeoutError as Nothing
 from nats.js import JetStreamContext
 from nats.js.api import Header
 
-DTYPES = {"FP32": np.float32, "UINT8": np.uint8}
+DTYPES = {"FP32": np.float32, "UINT8": np.uint8, "INT64": np.int64}
+
+
+def padded(arrays: list[np.ndarray]) -> list[np.ndarray]:
+    """Sequences filled up to the longest of them, and which of it is real."""
+    lengths = np.array([array.shape[1] for array in arrays])
+    mask = np.arange(lengths.max())[None, :] < lengths[:, None]
+    ids = np.zeros(mask.shape, arrays[0].dtype)
+    for row, array in zip(ids, arrays, strict=True):
+        row[: array.shape[1]] = array[0]
+    return [ids, mask]
 
 
 class Worker:
@@ -34,8 +44,9 @@ class Worker:
         """One forward for all jobs; each job's rows."""
         parts = [body["inputs"][0] for body in bodies]
         arrays = [np.frombuffer(p["data"], DTYPES[p["datatype"]]).reshape(p["shape"]) for p in parts]
+        arguments = padded(arrays) if self.model == "encoder" else [np.concatenate(arrays)]
         with torch.inference_mode():
-            out = self.module(torch.from_numpy(np.concatenate(arrays))).numpy()
+            out = self.module(*map(torch.from_numpy, arguments)).numpy()
         return np.split(out, np.cumsum([len(array) for array in arrays])[:-1])
 
     async def answer(self, messages: list[Msg]) -> None:
@@ -47,8 +58,11 @@ class Worker:
             sequence = message.metadata.sequence.stream
             outputs = [{"name": "y", "datatype": "FP32", "shape": rows.shape, "data": rows.tobytes()}]
             reply = {"id": body.get("id") or str(sequence), "model_name": self.model, "outputs": outputs}
+            given = message.headers or {}
             headers = {Header.MSG_ID: f"INFER_JOBS.{sequence}"}
-            subject = f"infer.results.{self.model}.all"
+            if job := given.get("Gristmill-Job-Id"):
+                headers["Gristmill-Job-Id"] = job
+            subject = f"infer.results.{self.model}.{given.get('Gristmill-Reply', 'all')}"
             stored.append(await self.js.publish_async(subject, msgpack.packb(reply), headers=headers))
         for message, future in zip(messages, stored, strict=True):
             await future

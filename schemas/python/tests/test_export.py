@@ -252,3 +252,20 @@ def test_a_failing_write_leaves_no_package_behind(tmp_path: Path, monkeypatch: p
     with pytest.raises(OSError, match="no space left"):
         gristmill.export(Linear(), inputs(), tmp_path, name="linear")
     assert left_behind(tmp_path) == [tmp_path / "linear"]
+
+
+def test_a_package_whose_jobs_share_batches_of_one_length(tmp_path: Path, manifest: Manifest) -> None:
+    class Tokens(torch.nn.Module):
+        def forward(self, ids: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+            return (ids * mask).sum(1)
+
+    inputs = {"ids": torch.ones(2, 3, dtype=torch.int64), "mask": torch.ones(2, 3, dtype=torch.bool)}
+    options = {"name": "tokens", "dynamic": {"ids": [1], "mask": [1]}, "masks": ["mask"]}
+    package = gristmill.export(Tokens(), inputs, tmp_path, **options, pads={"ids": -1}, buckets=[8, 16])
+    read = manifest(package)
+    assert [entry.get("mask") for entry in read["inputs"]] == [None, True]
+    assert (read["inputs"][0]["pad"], read["batching"]["buckets"]) == (-1, [8, 16])
+    with pytest.raises(ValueError, match="'maks'"):
+        gristmill.export(Tokens(), inputs, tmp_path, **{**options, "version": "2", "masks": ["maks"]})
+    with pytest.raises(ValueError, match="length is not in dynamic"):
+        gristmill.export(Tokens(), inputs, tmp_path, **{**options, "version": "2", "dynamic": {}})

@@ -77,7 +77,7 @@ table! {
     DEVICE_DURATION: "gristmill.device.duration", Duration, "s", &[a::MODEL, a::VERSION, a::DEVICE],
         "Time of one batch on the device: forward, with copies to and from it.";
     STAGE_DURATION: "gristmill.stage.duration", Duration, "s", &[a::MODEL, a::STAGE],
-        "Time of one stage: decode and encode per job, pad (stacking the inputs) and split (the outputs) per batch.";
+        "Time of one stage: decode and encode of every 64th job, pad (stacking the inputs) and split (the outputs) of each batch.";
     BATCH_SIZE: "gristmill.batch.size", Histogram(&[1.0, 2.0, 4.0, 8.0, 16.0, 24.0, 32.0, 48.0, 64.0, 96.0, 128.0, 256.0]), "{request}", M,
         "Jobs in one batch.";
     BATCH_FILL: "gristmill.batch.fill", Histogram(&[0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0]), "1", M,
@@ -88,6 +88,10 @@ table! {
         "Batches, by why they were closed: full, timeout (max delay), deadline (of a job), idle (the stream ran empty or no delay is set), solo (a suspect, alone).";
     BATCH_LIMIT: "gristmill.batch.limit", Gauge, "{row}", M,
         "Most rows of a batch at present: the package's limit, or the lowest ceiling learned from lacks of memory.";
+    BATCH_COST_RUN: "gristmill.batch.cost.run", Gauge, "s", M,
+        "What a run costs however small it is, by a line through the latest runs.";
+    BATCH_COST_ELEMENT: "gristmill.batch.cost.element", Gauge, "s", M,
+        "What each element of the largest input adds to that, padding included.";
     QUEUE_DEPTH: "gristmill.queue.depth", UpDown, "{request}", M_LANE,
         "Jobs waiting for a batch.";
     QUEUE_LIMIT: "gristmill.queue.limit", UpDown, "{request}", &[],

@@ -6,12 +6,13 @@
 
 mod dtype;
 mod engine;
+mod pad;
 mod rows;
 mod signature;
 mod tensor;
 
 pub use dtype::Dtype;
 pub use engine::{Engine, Load, LoadError, ModelFile, ModelFormat, RunError};
-pub use rows::{Part, split, stack};
-pub use signature::{InputSpec, Mismatch, OutputSpec, Signature};
+pub use rows::{Part, Share, split, stack};
+pub use signature::{InputSpec, Mismatch, OutputSpec, Pad, Signature};
 pub use tensor::{HostTensor, RowSlice};

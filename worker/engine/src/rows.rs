@@ -1,8 +1,12 @@
 //! Rows of many jobs into one batch, and out again in the same order.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
-use crate::signature::Signature;
+use crate::dtype::Dtype;
+use crate::pad::{crop, fill};
+use crate::signature::{OutputSpec, Signature};
 use crate::tensor::{HostTensor, RowSlice};
 
 /// One job's share of a batch.
@@ -10,11 +14,25 @@ use crate::tensor::{HostTensor, RowSlice};
 pub struct Part {
     /// Rows of the job.
     pub rows: usize,
-    /// Its data, one entry for each input of the signature.
-    pub inputs: Vec<Bytes>,
+    /// Length of those of its inputs that can be filled up.
+    pub length: usize,
+    /// Its data, one entry for each input of the signature; `None` for a mask that is still to be made.
+    pub inputs: Vec<Option<Bytes>>,
 }
 
-/// Puts the rows of `parts` behind each other: the one copy that tensor bytes make on their way in.
+/// What a job gets of a batch's outputs.
+#[derive(Debug, Clone, Copy)]
+pub struct Share<'a> {
+    /// Its rows.
+    pub rows: usize,
+    /// Its length: outputs are cut back to it.
+    pub length: usize,
+    /// Indices of the outputs it wants, `None` for all.
+    pub wanted: Option<&'a [usize]>,
+}
+
+/// Puts the rows of `parts` behind each other, and fills up what is shorter than the batch: the one copy that tensor bytes make
+/// on their way in.
 ///
 /// `tails` are the dimensions behind the rows, one entry for each input. The caller has checked every part against them.
 pub fn stack<'a>(
@@ -24,44 +42,95 @@ pub fn stack<'a>(
 ) -> Vec<HostTensor> {
     let rows = parts.clone().map(|part| part.rows).sum();
     let of_input = |(index, spec): (usize, &crate::InputSpec)| {
-        let shape: Vec<usize> = std::iter::once(rows).chain(tails[index].iter().copied()).collect();
+        let tail = &tails[index];
+        let shape: Vec<usize> = std::iter::once(rows).chain(tail.iter().copied()).collect();
         let bytes = shape.iter().product::<usize>() * spec.dtype.size();
         let mut data = Vec::with_capacity(bytes);
-        parts.clone().for_each(|part| data.extend_from_slice(&part.inputs[index]));
+        for part in parts.clone() {
+            match (&part.inputs[index], spec.pad) {
+                (given, Some(pad)) if given.is_none() || part.length < tail[pad.dim] => {
+                    fill(&mut data, (spec.dtype, pad), tail, (part.rows, part.length, given.as_ref()));
+                }
+                (given, _) => data.extend_from_slice(given.as_deref().unwrap_or_default()),
+            }
+        }
         debug_assert_eq!(data.len(), bytes, "every part was checked against its tail");
         HostTensor { dtype: spec.dtype, shape, data }
     };
     signature.inputs.iter().enumerate().map(of_input).collect()
 }
 
-/// Takes each job's rows out of a batch's outputs, without a copy: one entry for each of `rows`, in order.
+/// Takes each job's rows out of a batch's outputs: one entry for each of `shares`, in order. Copies only what has to be cut back
+/// from `padded`, the length of the batch: free dimensions of an output that are as long as that are the jobs' own.
 ///
-/// The caller has checked that every output has as many rows as `rows` add up to.
-pub fn split(outputs: Vec<HostTensor>, rows: impl ExactSizeIterator<Item = usize> + Clone) -> Vec<Vec<RowSlice>> {
-    let mut jobs: Vec<Vec<RowSlice>> = rows.clone().map(|_| Vec::with_capacity(outputs.len())).collect();
-    for output in outputs {
-        let tail = output.shape.get(1..).unwrap_or_default().to_vec();
-        let row_bytes = tail.iter().product::<usize>() * output.dtype.size();
-        let mut rest = Bytes::from(output.data);
-        for (job, rows) in jobs.iter_mut().zip(rows.clone()) {
-            let shape = std::iter::once(rows).chain(tail.iter().copied()).collect();
-            job.push(RowSlice { dtype: output.dtype, shape, data: rest.split_to(rows * row_bytes) });
+/// The caller has checked that every output has as many rows as the shares together, and that every output wanted is there.
+pub fn split<'a>(
+    specs: &[OutputSpec],
+    outputs: Vec<HostTensor>,
+    padded: Option<usize>,
+    shares: impl Iterator<Item = Share<'a>>,
+) -> Vec<Vec<RowSlice>> {
+    let outputs: Vec<Whole> =
+        specs.iter().zip(outputs).map(|(spec, output)| Whole::new(spec, output, padded)).collect();
+    let mut at = 0;
+    let of_job = |share: Share<'_>| {
+        let from = at;
+        at += share.rows;
+        let slice = |output: usize| outputs[output].rows(output, from, share);
+        match share.wanted {
+            Some(wanted) => wanted.iter().copied().map(slice).collect(),
+            None => (0..outputs.len()).map(slice).collect(),
         }
+    };
+    shares.map(of_job).collect()
+}
+
+/// One output of a batch, to be shared.
+struct Whole {
+    dtype: Dtype,
+    tail: Arc<[usize]>,
+    row_bytes: usize,
+    data: Bytes,
+    /// Dimensions behind the rows that are cut back to a job's length.
+    cut: Vec<usize>,
+}
+
+impl Whole {
+    fn new(spec: &OutputSpec, HostTensor { dtype, shape, data }: HostTensor, padded: Option<usize>) -> Self {
+        let tail: Arc<[usize]> = shape.get(1..).unwrap_or_default().into();
+        let is_cut = |dim: &usize| padded == Some(tail[*dim]) && spec.dims.get(*dim) == Some(&None);
+        let cut = (0..tail.len()).filter(is_cut).collect();
+        Self { dtype, row_bytes: tail.iter().product::<usize>() * dtype.size(), cut, tail, data: data.into() }
     }
-    jobs
+
+    fn rows(&self, output: usize, from: usize, Share { rows, length, .. }: Share<'_>) -> RowSlice {
+        let mut data = self.data.slice(from * self.row_bytes..(from + rows) * self.row_bytes);
+        let mut tail = Arc::clone(&self.tail);
+        for &dim in self.cut.iter().filter(|dim| self.tail[**dim] > length) {
+            data = crop(&data, self.dtype.size(), (rows, &tail), dim, length).into();
+            Arc::make_mut(&mut tail)[dim] = length;
+        }
+        RowSlice { output, dtype: self.dtype, rows, tail, data }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::dtype::Dtype;
-    use crate::signature::InputSpec;
+    use crate::signature::{InputSpec, Pad};
     use proptest::prelude::*;
 
     fn signature(inputs: usize) -> Signature {
-        let input =
-            |i| InputSpec { name: format!("x{i}"), dtype: Dtype::I16, dims: vec![None], range: None, example: vec![1] };
-        Signature { inputs: (0..inputs).map(input).collect(), outputs: vec![] }
+        let input = |i| InputSpec {
+            name: format!("x{i}"),
+            dtype: Dtype::I16,
+            dims: vec![None],
+            range: None,
+            example: vec![1],
+            pad: None,
+        };
+        let output = |i| OutputSpec { name: format!("y{i}"), dtype: Dtype::I16, dims: vec![None] };
+        Signature { inputs: (0..inputs).map(input).collect(), outputs: (0..inputs).map(output).collect() }
     }
 
     proptest! {
@@ -74,18 +143,67 @@ mod tests {
                 (0..rows * tails[input] * 2).map(|i| (job * 31 + input * 7 + i) as u8).collect()
             };
             let parts: Vec<Part> = rows.iter().enumerate()
-                .map(|(job, &rows)| Part { rows, inputs: (0..tails.len()).map(|i| bytes(job, i, rows)).collect() })
+                .map(|(job, &rows)| Part {
+                    rows,
+                    length: 1,
+                    inputs: (0..tails.len()).map(|i| Some(bytes(job, i, rows))).collect(),
+                })
                 .collect();
             let dims: Vec<Vec<usize>> = tails.iter().map(|&tail| vec![tail]).collect();
-            let batch = stack(&signature(tails.len()), &dims, parts.iter());
+            let signature = signature(tails.len());
+            let batch = stack(&signature, &dims, parts.iter());
             prop_assert!(batch.iter().all(|tensor| tensor.rows() == rows.iter().sum()));
-            let jobs = split(batch, rows.iter().copied());
-            for (part, slices) in parts.iter().zip(&jobs) {
-                for (input, slice) in part.inputs.iter().zip(slices) {
-                    prop_assert_eq!(slice.shape[0], part.rows);
-                    prop_assert_eq!(&slice.data, input);
+            // Every third job wants but one output, its last.
+            let last = [tails.len() - 1];
+            let wanted = |job: usize| job.is_multiple_of(3).then_some(&last[..]);
+            let shares = rows.iter().enumerate().map(|(job, &rows)| Share { rows, length: 1, wanted: wanted(job) });
+            let jobs = split(&signature.outputs, batch, None, shares);
+            for (job, (part, slices)) in parts.iter().zip(&jobs).enumerate() {
+                prop_assert_eq!(slices.len(), wanted(job).map_or(tails.len(), <[usize]>::len));
+                for slice in slices {
+                    prop_assert_eq!((slice.rows, &slice.tail[..]), (part.rows, &tails[slice.output..=slice.output]));
+                    prop_assert_eq!(Some(&slice.data), part.inputs[slice.output].as_ref());
                 }
             }
         }
+    }
+
+    fn padded() -> Signature {
+        let input = |name: &str, dims, pad| InputSpec {
+            name: name.into(),
+            dtype: Dtype::I16,
+            dims,
+            range: None,
+            example: vec![1],
+            pad: Some(pad),
+        };
+        let tokens = Pad { dim: 1, value: -1.0, is_mask: false };
+        let mask = Pad { dim: 0, value: 0.0, is_mask: true };
+        Signature {
+            inputs: vec![input("x", vec![Some(2), None], tokens), input("mask", vec![None], mask)],
+            outputs: vec![OutputSpec { name: "y".into(), dtype: Dtype::I16, dims: vec![Some(2), None] }],
+        }
+    }
+
+    fn shorts(data: &[u8]) -> Vec<i16> {
+        data.chunks_exact(2).map(|pair| i16::from_le_bytes([pair[0], pair[1]])).collect()
+    }
+
+    #[test]
+    fn what_is_shorter_is_filled_up_masked_and_cut_back() {
+        let signature = padded();
+        let bytes = |values: &[i16]| -> Bytes { values.iter().flat_map(|value| value.to_le_bytes()).collect() };
+        let parts = [
+            Part { rows: 1, length: 3, inputs: vec![Some(bytes(&[1, 2, 3, 4, 5, 6])), None] },
+            Part { rows: 2, length: 1, inputs: vec![Some(bytes(&[7, 8, 9, 10])), Some(bytes(&[1, 1]))] },
+        ];
+        let tails = signature.at_length(&[vec![2, 0], vec![0]], 3);
+        let batch = stack(&signature, &tails, parts.iter());
+        assert_eq!(shorts(&batch[0].data), [1, 2, 3, 4, 5, 6, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10, -1, -1]);
+        assert_eq!(shorts(&batch[1].data), [1, 1, 1, 1, 0, 0, 1, 0, 0]);
+        let shares = parts.iter().map(|part| Share { rows: part.rows, length: part.length, wanted: None });
+        let jobs = split(&signature.outputs, vec![batch[0].clone()], Some(3), shares);
+        assert_eq!((&jobs[0][0].tail[..], shorts(&jobs[0][0].data)), (&[2, 3][..], vec![1, 2, 3, 4, 5, 6]));
+        assert_eq!((&jobs[1][0].tail[..], shorts(&jobs[1][0].data)), (&[2, 1][..], vec![7, 8, 9, 10]));
     }
 }

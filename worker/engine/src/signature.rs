@@ -25,6 +25,19 @@ pub struct InputSpec {
     pub range: Option<(f64, f64)>,
     /// Sizes of `dims` for warm-up.
     pub example: Vec<usize>,
+    /// How jobs of different lengths share a batch; `None` where they cannot.
+    pub pad: Option<Pad>,
+}
+
+/// How an input is filled up to the length of the longest in the batch.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Pad {
+    /// Index in `dims` of the dimension that is the length, the only free one.
+    pub dim: usize,
+    /// What it is filled up with; 0 for a mask.
+    pub value: f64,
+    /// It says what of the others is real: 1 there, 0 where they are filled up. Made here where a job brings none.
+    pub is_mask: bool,
 }
 
 /// One output.
@@ -75,7 +88,9 @@ impl InputSpec {
     pub fn example(&self, rows: usize) -> HostTensor {
         let shape: Vec<usize> = std::iter::once(rows).chain(self.example.iter().copied()).collect();
         let elements = shape.iter().product();
-        let value = self.range.map_or(0.0, |(low, high)| 0f64.clamp(low, high));
+        // All of an example is real.
+        let least = if self.pad.is_some_and(|pad| pad.is_mask) { 1.0 } else { 0f64 };
+        let value = self.range.map_or(least, |(low, high)| least.clamp(low, high));
         let mut data = Vec::with_capacity(elements * self.dtype.size());
         (0..elements).for_each(|_| self.dtype.write(value, &mut data));
         HostTensor { dtype: self.dtype, shape, data }
@@ -83,6 +98,20 @@ impl InputSpec {
 }
 
 impl Signature {
+    /// Whether jobs of different lengths share a batch.
+    pub fn is_padded(&self) -> bool {
+        self.inputs.iter().any(|input| input.pad.is_some())
+    }
+
+    /// `tails` with this length where inputs are filled up.
+    pub fn at_length(&self, tails: &[Vec<usize>], length: usize) -> Vec<Vec<usize>> {
+        let mut tails = tails.to_vec();
+        for (tail, input) in tails.iter_mut().zip(&self.inputs) {
+            input.pad.iter().for_each(|pad| tail[pad.dim] = length);
+        }
+        tails
+    }
+
     /// Checks what the model gave for a batch of `rows` rows against its manifest.
     pub fn check_outputs(&self, outputs: &[HostTensor], rows: usize) -> Result<(), Mismatch> {
         if outputs.len() != self.outputs.len() {
@@ -132,7 +161,7 @@ mod tests {
     use super::*;
 
     fn spec(dtype: Dtype, range: Option<(f64, f64)>) -> InputSpec {
-        InputSpec { name: "x".into(), dtype, dims: vec![None, Some(3)], range, example: vec![2, 3] }
+        InputSpec { name: "x".into(), dtype, dims: vec![None, Some(3)], range, example: vec![2, 3], pad: None }
     }
 
     #[test]

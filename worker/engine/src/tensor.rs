@@ -1,3 +1,5 @@
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::dtype::Dtype;
@@ -16,11 +18,15 @@ pub struct HostTensor {
 /// Some rows of an output. Shares the batch's buffer with the slices of the batch-mates.
 #[derive(Debug, Clone, PartialEq)]
 pub struct RowSlice {
+    /// Index of the output in the signature.
+    pub output: usize,
     /// Element type.
     pub dtype: Dtype,
-    /// Dimensions, rows first.
-    pub shape: Vec<usize>,
-    /// `shape` elements of `dtype`, little-endian.
+    /// How many rows.
+    pub rows: usize,
+    /// Dimensions behind the rows.
+    pub tail: Arc<[usize]>,
+    /// `rows` x `tail` elements of `dtype`, little-endian.
     pub data: Bytes,
 }
 

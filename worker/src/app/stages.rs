@@ -13,7 +13,7 @@ use crate::decode::{Decoder, Redelivery};
 use crate::intake::{Intake, Journal};
 use crate::lag::LagWatch;
 use crate::link::Current;
-use crate::message::{Broken, Consumer, Idle, Job, Outcome};
+use crate::message::{Broken, Consumer, Job, Outcome, Report};
 use crate::publish::{Names, Publisher};
 use crate::rescue::{Left, Recoverer, Stray, Sweeper};
 use crate::respond::Responder;
@@ -30,7 +30,7 @@ use crate::ticket::{Closed, Notice};
 /// and a settlement for each job. The slack is for jobs that the sweeper takes in beside.
 pub(super) struct Ends {
     pub(super) outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
-    pub(super) idle: (mpsc::Sender<Idle>, mpsc::Receiver<Idle>),
+    pub(super) reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     pub(super) broken: (mpsc::Sender<Broken>, mpsc::Receiver<Broken>),
     jobs: (mpsc::Sender<Job>, mpsc::Receiver<Job>),
     notices: (mpsc::Sender<Notice>, mpsc::Receiver<Notice>),
@@ -46,7 +46,7 @@ impl Ends {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             outcomes: mpsc::channel(capacity),
-            idle: mpsc::channel(256),
+            reports: mpsc::channel(256),
             broken: mpsc::channel(1),
             jobs: mpsc::channel(capacity),
             notices: mpsc::channel(2 * capacity + SLACK),
@@ -87,7 +87,7 @@ impl Stages<'_> {
     /// Starts every stage. Each gets the only copies of the ends it needs: what is left of `ends` is dropped here, so that
     /// a stage ends when the one before it has.
     pub(super) async fn start(&self, ends: Ends, routes: Routes, left: Left) -> Started {
-        let Ends { outcomes, idle, broken, jobs, notices, closed, .. } = ends;
+        let Ends { outcomes, reports, broken, jobs, notices, closed, .. } = ends;
         let Left { ledger, returned, strays } = left;
         let journal = Journal::new(ledger, returned, self.ready.ack_wait);
         let (stopper, stopped) = shutdown::channel();
@@ -96,7 +96,7 @@ impl Stages<'_> {
         let settle = tokio::spawn(self.settler(closed.0).run(notices.1));
         let publisher = self.publisher(outcomes.1);
         tasks.spawn(async { named("publish", publisher.run()).await });
-        let batcher = self.batcher(jobs.1, idle.1, routes, outcomes.0.clone());
+        let batcher = self.batcher(jobs.1, reports.1, routes, outcomes.0.clone());
         tasks.spawn(async { named("batch", batcher.run()).await });
         let sweeper = self.sweeper(outcomes.0.clone(), notices.0.clone(), stopped.clone());
         tasks.spawn(async { named("sweep", sweeper.run()).await });
@@ -150,14 +150,14 @@ impl Stages<'_> {
     fn batcher(
         &self,
         inbox: mpsc::Receiver<Job>,
-        idle: mpsc::Receiver<Idle>,
+        reports: mpsc::Receiver<Report>,
         routes: Routes,
         outcomes: mpsc::Sender<Outcome>,
     ) -> Batcher {
         // The write end is dropped: models are loaded once, at start.
         let (_, routes) = watch::channel(Arc::new(routes));
         let (counters, health) = (Arc::clone(&self.vitals.counters), Arc::clone(&self.vitals.health));
-        Batcher { inbox, idle, routes, outcomes, counters, health }
+        Batcher { inbox, reports, routes, outcomes, counters, health }
     }
 
     fn sweeper(&self, outcomes: mpsc::Sender<Outcome>, notices: mpsc::Sender<Notice>, stopped: Stopped) -> Sweeper {

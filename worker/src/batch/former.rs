@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 use gristmill_schemas::Lane;
 
 use super::ceilings::Ceilings;
-use super::queue::{Queue, Room, Waiting};
+use super::cost::Cost;
+use super::fill::fill;
+use super::queue::{Queue, Waiting};
 use crate::telemetry::CloseReason;
 
 /// One batch in this many starts with the bulk lane, if bulk jobs wait: bulk keeps an eighth of the engine under any
@@ -41,6 +43,8 @@ pub struct Facts {
     pub lane: Lane,
     /// Its rows.
     pub rows: usize,
+    /// Its length, where it can be filled up to that of its mates; else the same for all.
+    pub length: usize,
     /// Elements of its largest input.
     pub elements: usize,
     /// When its answer stops being of use.
@@ -70,6 +74,8 @@ pub struct Former<K, J> {
     suspects: VecDeque<(K, Waiting<J>)>,
     /// What the device's memory was found to hold. Lowered and raised by the batch task.
     pub ceilings: Ceilings<K>,
+    /// What runs cost. Told by the batch task.
+    pub cost: Cost,
     batches: u32,
     waiting: [usize; 2],
 }
@@ -78,7 +84,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// Nothing waits.
     pub fn new(limits: Limits) -> Self {
         let (queues, suspects, ceilings) = (HashMap::new(), VecDeque::new(), Ceilings::new(limits.max_rows));
-        Self { limits, queues, suspects, ceilings, batches: 0, waiting: [0; 2] }
+        Self { limits, queues, suspects, ceilings, cost: Cost::default(), batches: 0, waiting: [0; 2] }
     }
 
     /// Jobs waiting, online and bulk.
@@ -93,13 +99,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
             let at = self.suspects.partition_point(|(_, other)| other.facts.suspect <= facts.suspect);
             return self.suspects.insert(at, (key, Waiting { job, facts, since: now }));
         }
-        let queue = self.queues.entry(key).or_default();
-        queue.rows += facts.rows;
-        queue.elements = queue.elements.saturating_add(facts.elements);
-        queue.is_closing |= facts.is_last;
-        let waiting = Waiting { job, facts, since: now };
-        queue.note(&waiting);
-        queue.lanes[facts.lane as usize].push_back(waiting);
+        self.queues.entry(key).or_default().push(Waiting { job, facts, since: now });
     }
 
     /// Takes out the jobs whose deadline has passed.
@@ -109,19 +109,10 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
             return expired;
         }
         for queue in self.queues.values_mut() {
-            for (lane, jobs) in std::mem::take(&mut queue.lanes).into_iter().enumerate() {
-                for waiting in jobs {
-                    match waiting.facts.deadline {
-                        Some(deadline) if deadline <= now => {
-                            queue.remove(&waiting.facts);
-                            self.waiting[lane] -= 1;
-                            expired.push((waiting.job, deadline));
-                        }
-                        _ => queue.lanes[lane].push_back(waiting),
-                    }
-                }
+            for (waiting, deadline) in queue.take_expired(now) {
+                self.waiting[waiting.facts.lane as usize] -= 1;
+                expired.push((waiting.job, deadline));
             }
-            queue.recall();
         }
         self.queues.retain(|_, queue| queue.rows > 0);
         for (key, waiting) in std::mem::take(&mut self.suspects) {
@@ -144,7 +135,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
 
     /// The next batch for an idle engine, if one is due: one shape, never over the limits unless a job alone is.
     pub fn take(&mut self, now: Instant) -> Option<Closed<K, J>> {
-        let bulk_first = self.batches % BULK_FLOOR == BULK_FLOOR - 1;
+        let bulk_first = self.is_bulk_first();
         let due = self.queues.iter().filter(|(key, queue)| queue.due(&self.limits_of(key)) <= now);
         let key = due.min_by_key(|(_, queue)| queue.rank(bulk_first)).map(|(key, _)| key.clone());
         let is_solo = key.is_none() || self.batches.is_multiple_of(SOLO_TURN);
@@ -155,6 +146,21 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         };
         self.batches = self.batches.wrapping_add(1);
         Some(batch)
+    }
+
+    /// The next batch that nothing could join any more, for an engine that still runs another. Suspects wait: what runs before
+    /// them is not to be lost with them.
+    pub fn take_full(&mut self, now: Instant) -> Option<Closed<K, J>> {
+        let bulk_first = self.is_bulk_first();
+        let full = self.queues.iter().filter(|(key, queue)| queue.is_full(&self.limits_of(key)));
+        let key = full.min_by_key(|(_, queue)| queue.rank(bulk_first)).map(|(key, _)| key.clone())?;
+        let batch = self.fill(key, bulk_first, now);
+        self.batches = self.batches.wrapping_add(1);
+        Some(batch)
+    }
+
+    fn is_bulk_first(&self) -> bool {
+        self.batches % BULK_FLOOR == BULK_FLOOR - 1
     }
 
     fn limits_of(&self, key: &K) -> Limits {
@@ -169,19 +175,13 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
 
     /// Takes what fits into one batch out of a queue.
     fn fill(&mut self, key: K, bulk_first: bool, now: Instant) -> Closed<K, J> {
-        let limits @ Limits { max_rows: rows, max_elements: elements, .. } = self.limits_of(&key);
+        let limits = self.limits_of(&key);
         let queue = self.queues.get_mut(&key).expect("the key was found in the queues");
         let reason = queue.reason(&limits, now);
-        let mut jobs = Vec::new();
-        let mut room = Room { rows, elements, is_empty: true };
         let order = if bulk_first { [Lane::Bulk, Lane::Online] } else { Lane::ALL };
-        for lane in order {
-            while let Some(waiting) = queue.lanes[lane as usize].pop_front_if(|waiting| room.admit(&waiting.facts)) {
-                queue.remove(&waiting.facts);
-                self.waiting[lane as usize] -= 1;
-                jobs.push(waiting.job);
-            }
-        }
+        let taken = fill(queue, &limits, order, self.cost.worth());
+        taken.iter().for_each(|waiting| self.waiting[waiting.facts.lane as usize] -= 1);
+        let jobs = taken.into_iter().map(|waiting| waiting.job).collect();
         match queue.rows {
             0 => drop(self.queues.remove(&key)),
             _ => {
@@ -217,7 +217,7 @@ mod tests {
     }
 
     fn online(rows: usize) -> Facts {
-        Facts { lane: Lane::Online, rows, elements: rows, deadline: None, is_last: false, suspect: None }
+        Facts { lane: Lane::Online, rows, length: 1, elements: rows, deadline: None, is_last: false, suspect: None }
     }
 
     fn bulk(rows: usize) -> Facts {
@@ -305,6 +305,19 @@ mod tests {
         assert_eq!(former.next_deadline(), Some(now + DELAY));
         assert_eq!(former.take_expired(now + DELAY), [(1, now + DELAY)]);
         assert_eq!(former.waiting(), [0, 0]);
+    }
+
+    #[test]
+    fn a_busy_engine_is_given_only_what_nothing_can_join() {
+        let (mut former, now) = (former(2, Duration::ZERO), Instant::now());
+        former.push("a", 1, online(1), now);
+        former.push("b", 2, online(1), now);
+        former.push("b", 3, Facts { suspect: Some(1), ..online(1) }, now);
+        assert_eq!(former.take_full(now), None);
+        former.push("b", 4, online(1), now);
+        let full = Closed { key: "b", jobs: vec![2, 4], reason: CloseReason::Full };
+        assert_eq!((former.take_full(now), former.take_full(now)), (Some(full), None));
+        assert_eq!(former.waiting(), [2, 0]);
     }
 
     #[test]

@@ -1,6 +1,6 @@
-//! The jobs of one shape that wait, and the room of a batch. Pure.
+//! The jobs of one shape that wait. Pure.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::time::Instant;
 
 use gristmill_schemas::Lane;
@@ -8,9 +8,14 @@ use gristmill_schemas::Lane;
 use super::former::{Facts, Limits};
 use crate::telemetry::CloseReason;
 
+/// Jobs of one lane, by length; those of a length in the order in which they came. A model that fills nothing up has all of
+/// them under one length.
+#[derive(Debug)]
+pub(super) struct Jobs<J>(BTreeMap<usize, VecDeque<Waiting<J>>>);
+
 #[derive(Debug)]
 pub(super) struct Queue<J> {
-    pub(super) lanes: [VecDeque<Waiting<J>>; 2],
+    pub(super) lanes: [Jobs<J>; 2],
     pub(super) rows: usize,
     pub(super) elements: usize,
     /// The stream ran empty behind one of these jobs.
@@ -28,22 +33,81 @@ pub(super) struct Waiting<J> {
     pub(super) since: Instant,
 }
 
+impl<J> Jobs<J> {
+    fn push(&mut self, waiting: Waiting<J>) {
+        self.0.entry(waiting.facts.length).or_default().push_back(waiting);
+    }
+
+    /// The first of a length, and how many jobs of it there are.
+    pub(super) fn first(&self, length: usize) -> Option<(&Waiting<J>, usize)> {
+        let jobs = self.0.get(&length)?;
+        jobs.front().map(|first| (first, jobs.len()))
+    }
+
+    /// Takes the first of a length.
+    pub(super) fn pop(&mut self, length: usize) -> Option<Waiting<J>> {
+        let jobs = self.0.get_mut(&length)?;
+        let first = jobs.pop_front();
+        if jobs.is_empty() {
+            self.0.remove(&length);
+        }
+        first
+    }
+
+    /// Of the job that has waited longest, its length and since when.
+    pub(super) fn oldest(&self) -> Option<(usize, Instant)> {
+        let firsts = self.0.iter().filter_map(|(length, jobs)| Some((*length, jobs.front()?.since)));
+        firsts.min_by_key(|(_, since)| *since)
+    }
+
+    /// The lengths next to this one that wait: up to it, and above it.
+    pub(super) fn around(&self, length: usize) -> [Option<usize>; 2] {
+        let key = |(length, _): (&usize, &VecDeque<Waiting<J>>)| *length;
+        [self.0.range(..=length).next_back().map(key), self.0.range(length + 1..).next().map(key)]
+    }
+
+    fn iter(&self) -> impl Iterator<Item = &Waiting<J>> {
+        self.0.values().flatten()
+    }
+
+    /// Takes out those whose deadline has passed.
+    fn take_expired(&mut self, now: Instant) -> Vec<(Waiting<J>, Instant)> {
+        let mut expired = Vec::new();
+        for jobs in self.0.values_mut() {
+            for waiting in std::mem::take(jobs) {
+                match waiting.facts.deadline {
+                    Some(deadline) if deadline <= now => expired.push((waiting, deadline)),
+                    _ => jobs.push_back(waiting),
+                }
+            }
+        }
+        self.0.retain(|_, jobs| !jobs.is_empty());
+        expired
+    }
+}
+
 impl<J> Default for Queue<J> {
     fn default() -> Self {
-        let lanes = [VecDeque::new(), VecDeque::new()];
+        let lanes = [Jobs(BTreeMap::new()), Jobs(BTreeMap::new())];
         Self { lanes, rows: 0, elements: 0, is_closing: false, deadline: None, halfway: None }
     }
 }
 
 impl<J> Queue<J> {
-    fn heads(&self) -> impl Iterator<Item = &Waiting<J>> {
-        self.lanes.iter().filter_map(VecDeque::front)
+    fn oldest(&self) -> Instant {
+        let oldest = self.lanes.iter().filter_map(Jobs::oldest).map(|(_, since)| since);
+        oldest.min().expect("an empty queue is removed")
+    }
+
+    /// Whether there is enough for a whole batch.
+    pub(super) fn is_full(&self, limits: &Limits) -> bool {
+        self.rows >= limits.max_rows || self.elements >= limits.max_elements
     }
 
     /// When an idle engine should take from this queue.
     pub(super) fn due(&self, limits: &Limits) -> Instant {
-        let oldest = self.heads().map(|waiting| waiting.since).min().expect("an empty queue is removed");
-        if self.is_closing || self.rows >= limits.max_rows || self.elements >= limits.max_elements {
+        let oldest = self.oldest();
+        if self.is_closing || self.is_full(limits) {
             return oldest;
         }
         // A job leaves the model at least half the time it had left on arrival.
@@ -52,27 +116,44 @@ impl<J> Queue<J> {
 
     /// Why an idle engine takes from this queue, which is due.
     pub(super) fn reason(&self, limits: &Limits, now: Instant) -> CloseReason {
-        let oldest = self.heads().map(|waiting| waiting.since).min().expect("an empty queue is removed");
-        if self.rows >= limits.max_rows || self.elements >= limits.max_elements {
+        if self.is_full(limits) {
             CloseReason::Full
         } else if self.is_closing || limits.max_delay.is_zero() {
             CloseReason::Idle
-        } else if oldest + limits.max_delay <= now {
+        } else if self.oldest() + limits.max_delay <= now {
             CloseReason::Timeout
         } else {
             CloseReason::Deadline
         }
     }
 
+    /// Takes a job in.
+    pub(super) fn push(&mut self, waiting: Waiting<J>) {
+        self.rows += waiting.facts.rows;
+        self.elements = self.elements.saturating_add(waiting.facts.elements);
+        self.is_closing |= waiting.facts.is_last;
+        self.note(waiting.facts.deadline, waiting.since);
+        self.lanes[waiting.facts.lane as usize].push(waiting);
+    }
+
+    /// A job has left.
     pub(super) fn remove(&mut self, facts: &Facts) {
         self.rows -= facts.rows;
         self.elements = self.elements.saturating_sub(facts.elements);
     }
 
+    /// Takes out the jobs whose deadline has passed.
+    pub(super) fn take_expired(&mut self, now: Instant) -> Vec<(Waiting<J>, Instant)> {
+        let expired: Vec<_> = self.lanes.iter_mut().flat_map(|jobs| jobs.take_expired(now)).collect();
+        expired.iter().for_each(|(waiting, _)| self.remove(&waiting.facts));
+        self.recall();
+        expired
+    }
+
     /// Takes a job's deadline into account.
-    pub(super) fn note(&mut self, waiting: &Waiting<J>) {
-        let Some(deadline) = waiting.facts.deadline else { return };
-        let halfway = waiting.since + deadline.saturating_duration_since(waiting.since) / 2;
+    fn note(&mut self, deadline: Option<Instant>, since: Instant) {
+        let Some(deadline) = deadline else { return };
+        let halfway = since + deadline.saturating_duration_since(since) / 2;
         self.deadline = Some(self.deadline.map_or(deadline, |soonest| soonest.min(deadline)));
         self.halfway = Some(self.halfway.map_or(halfway, |soonest| soonest.min(halfway)));
     }
@@ -81,40 +162,19 @@ impl<J> Queue<J> {
     pub(super) fn recall(&mut self) {
         if self.deadline.take().is_some() {
             self.halfway = None;
-            let lanes = std::mem::take(&mut self.lanes);
-            lanes.iter().flatten().for_each(|waiting| self.note(waiting));
-            self.lanes = lanes;
+            let lanes = self.lanes.iter().flat_map(Jobs::iter);
+            let deadlines: Vec<_> = lanes.map(|waiting| (waiting.facts.deadline, waiting.since)).collect();
+            deadlines.into_iter().for_each(|(deadline, since)| self.note(deadline, since));
         }
     }
 
     /// Order among due queues: the preferred lane first, then the longest wait.
     pub(super) fn rank(&self, bulk_first: bool) -> (bool, Instant) {
         let (preferred, other) = if bulk_first { (Lane::Bulk, Lane::Online) } else { (Lane::Online, Lane::Bulk) };
-        let since = |lane: Lane| self.lanes[lane as usize].front().map(|waiting| waiting.since);
+        let since = |lane: Lane| self.lanes[lane as usize].oldest().map(|(_, since)| since);
         match since(preferred) {
             Some(since) => (false, since),
             None => (true, since(other).expect("an empty queue is removed")),
         }
-    }
-}
-
-/// What is left of a batch.
-pub(super) struct Room {
-    pub(super) rows: usize,
-    pub(super) elements: usize,
-    pub(super) is_empty: bool,
-}
-
-impl Room {
-    /// Takes a job's share, if there is enough. The first job is always admitted: route has checked it alone.
-    pub(super) fn admit(&mut self, facts: &Facts) -> bool {
-        let fits = facts.rows <= self.rows && facts.elements <= self.elements;
-        if fits || self.is_empty {
-            self.rows = self.rows.saturating_sub(facts.rows);
-            self.elements = self.elements.saturating_sub(facts.elements);
-            self.is_empty = false;
-            return true;
-        }
-        false
     }
 }

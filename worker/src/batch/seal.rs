@@ -1,17 +1,18 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use gristmill_engine::InputSpec;
 use gristmill_telemetry::{KeyValue, Link};
 
 use crate::message::{RoutedJob, Seal, Served, Tails};
 use crate::telemetry::{CloseReason, Trace};
 
 /// Closes a batch: writes on each job where it ended up, and measures what is known now. `most`: rows that the batch could
-/// have had.
+/// have had. `length`: of its longest job.
 pub(super) fn seal(
     jobs: &mut [RoutedJob],
     model: &Served,
-    tails: &Tails,
+    (tails, length): (&Tails, usize),
     most: usize,
     (at, reason): (Instant, CloseReason),
 ) -> Arc<Seal> {
@@ -30,10 +31,22 @@ pub(super) fn seal(
     meters.closed(reason);
     meters.size.record(jobs.len() as f64);
     meters.fill.record(rows as f64 / most.max(1) as f64);
-    // Route has bounded each input's elements.
-    let per_row = tails.iter().map(|tail| tail.iter().fold(1usize, |n, dim| n.saturating_mul(*dim)));
-    meters.real.add(per_row.fold(0usize, usize::saturating_add).saturating_mul(rows) as u64);
+    let all = elements(model, tails, length).saturating_mul(rows);
+    let of_job = |job: &RoutedJob| elements(model, tails, job.part.length).saturating_mul(job.part.rows);
+    let real = if model.signature.is_padded() { jobs.iter().map(of_job).sum() } else { all };
+    meters.real.add(real as u64);
+    meters.padding.add(all.saturating_sub(real) as u64);
     seal
+}
+
+/// Elements of a row of this length, all inputs together. Route has bounded each input's.
+fn elements(model: &Served, tails: &Tails, length: usize) -> usize {
+    let of_input = |(tail, spec): (&Vec<usize>, &InputSpec)| {
+        let size =
+            |(dim, size): (usize, &usize)| if spec.pad.is_some_and(|pad| pad.dim == dim) { length } else { *size };
+        tail.iter().enumerate().map(size).fold(1usize, usize::saturating_mul)
+    };
+    tails.iter().zip(&model.signature.inputs).map(of_input).fold(0, usize::saturating_add)
 }
 
 /// The way from the batch to a recorded job.

@@ -1,4 +1,4 @@
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
@@ -9,7 +9,7 @@ use tokio::time::sleep_until;
 
 use super::former::{Closed, Facts, Former, Limits};
 use super::seal::seal;
-use crate::message::{Batch, Ceiling, Idle, Job, Origin, Outcome, RoutedJob, Served, Tails};
+use crate::message::{AHEAD, Batch, Ceiling, EngineEvent, Job, Origin, Outcome, Ran, Report, RoutedJob, Served, Tails};
 use crate::route::{Routed, Routes};
 use crate::telemetry::{CeilingReport, Count, Counters, Health};
 
@@ -17,8 +17,8 @@ use crate::telemetry::{CeilingReport, Count, Counters, Health};
 pub struct Batcher {
     /// Jobs from intake; closed when intake stops.
     pub inbox: mpsc::Receiver<Job>,
-    /// Engines without work.
-    pub idle: mpsc::Receiver<Idle>,
+    /// What engines have done.
+    pub reports: mpsc::Receiver<Report>,
     /// The models.
     pub routes: watch::Receiver<Arc<Routes>>,
     /// Where refusals go.
@@ -35,13 +35,21 @@ const BURST: usize = 256;
 /// What waits for one model, jobs and engines.
 struct Line {
     former: Former<Tails, RoutedJob>,
-    idle: Vec<SyncSender<Batch>>,
+    /// By number.
+    engines: BTreeMap<u64, Slot>,
+}
+
+/// An engine instance.
+struct Slot {
+    batches: SyncSender<Batch>,
+    /// Batches given to it that are not done.
+    given: usize,
 }
 
 impl Line {
     fn new(model: &Served) -> Self {
         let Served { max_rows, max_elements, max_delay, .. } = *model;
-        Self { former: Former::new(Limits { max_rows, max_elements, max_delay }), idle: Vec::new() }
+        Self { former: Former::new(Limits { max_rows, max_elements, max_delay }), engines: BTreeMap::new() }
     }
 }
 
@@ -71,11 +79,8 @@ impl Batcher {
                         self.admit(&mut lines, &routes, job).await;
                     }
                 }
-                idle = self.idle.recv() => match idle {
-                    Some(Idle { model, slot, learned }) => {
-                        line(&mut lines, &model).idle.push(slot);
-                        self.learn(&mut lines, &model, learned);
-                    }
+                report = self.reports.recv() => match report {
+                    Some(report) => self.hear(&mut lines, report),
                     // Every engine thread is gone: nothing will run again, and the app ends the process.
                     None => return,
                 },
@@ -90,11 +95,12 @@ impl Batcher {
             Ok(Routed { model, tails, mut job }) => {
                 let now = Instant::now();
                 job.envelope.marks.queued = Some(now);
+                let (own, length) = (job.part.length, model.padded_length(job.part.length));
                 let facts = Facts {
                     lane: consumer.lane,
                     rows: job.part.rows,
-                    elements: tails.iter().map(|tail| tail.iter().product::<usize>()).max().unwrap_or(1)
-                        * job.part.rows,
+                    length,
+                    elements: job.elements.saturating_mul(length) / own.max(1),
                     deadline: job.deadline,
                     is_last: job.envelope.origin.pending == 0,
                     suspect: job.is_suspect.then(|| rank(&job.envelope.origin)),
@@ -105,6 +111,23 @@ impl Batcher {
         }
     }
 
+    /// Takes in what an engine has done.
+    fn hear(&self, lines: &mut Lines, Report { model, instance, event }: Report) {
+        let Line { former, engines } = line(lines, &model);
+        match event {
+            EngineEvent::Ready(batches) => drop(engines.insert(instance, Slot { batches, given: 0 })),
+            EngineEvent::Done { learned, ran } => {
+                engines.entry(instance).and_modify(|slot| slot.given -= 1);
+                if let Some(Ran { elements, took }) = ran {
+                    former.cost.observe(elements, took);
+                    let cost = model.meters.cost.iter().zip(former.cost.line());
+                    cost.for_each(|(shown, seconds)| shown.store(seconds.to_bits(), Ordering::Relaxed));
+                }
+                self.learn(lines, &model, learned);
+            }
+        }
+    }
+
     /// Takes in what a lack of memory taught an engine.
     fn learn(&self, lines: &mut Lines, model: &Arc<Served>, learned: Vec<Ceiling>) {
         if learned.is_empty() {
@@ -112,6 +135,8 @@ impl Batcher {
         }
         for Ceiling { tails, rows } in learned {
             tracing::warn!(model = %model.name, shape = ?tails, max_rows = rows, "batches of this shape are made smaller");
+            // One for all lengths.
+            let tails = model.signature.at_length(&tails, 0);
             line(lines, model).former.ceilings.lower(tails, rows, Instant::now());
         }
         self.report_ceilings(lines);
@@ -131,7 +156,8 @@ impl Batcher {
         self.health.ceilings.send_replace(lines.values().flat_map(of).collect());
     }
 
-    /// Gives every idle engine a batch while there are due ones. Returns when to look again at the latest.
+    /// Gives every idle engine a batch while there are due ones, and those that are busy a full one to go on with: what waits
+    /// for no engine may still grow, but a full batch cannot. Returns when to look again at the latest.
     async fn dispatch(&self, lines: &mut Lines) -> Option<Instant> {
         let now = Instant::now();
         let mut wake = None;
@@ -141,14 +167,17 @@ impl Batcher {
             for (job, deadline) in line.former.take_expired(now) {
                 self.refuse(Outcome::expired(job.envelope, deadline, now)).await;
             }
-            while let Some(slot) = line.idle.pop() {
-                let Some(Closed { key: tails, mut jobs, reason }) = line.former.take(now) else {
-                    line.idle.push(slot);
-                    break;
-                };
+            while let Some(slot) =
+                line.engines.values_mut().filter(|slot| slot.given < AHEAD).min_by_key(|slot| slot.given)
+            {
+                let closed = if slot.given == 0 { line.former.take(now) } else { line.former.take_full(now) };
+                let Some(Closed { key: tails, mut jobs, reason }) = closed else { break };
+                slot.given += 1;
                 let most = line.former.ceilings.max_rows(&tails);
-                let seal = seal(&mut jobs, model, &tails, most, (now, reason));
-                let batch = Batch { model: Arc::clone(model), tails, jobs, seal };
+                let length = jobs.iter().map(|job| model.padded_length(job.part.length)).max().unwrap_or(0);
+                let tails = model.signature.at_length(&tails, length);
+                let seal = seal(&mut jobs, model, (&tails, length), most, (now, reason));
+                let batch = Batch { model: Arc::clone(model), tails, length, jobs, seal };
                 self.counters.inc(Count::Batches);
                 if batch.jobs.iter().any(|job| job.is_suspect) {
                     self.counters.inc(Count::SoloRuns);
@@ -157,10 +186,11 @@ impl Batcher {
                 self.counters.add(Count::BatchRows, batch.rows() as u64);
                 // A failed send means that the instance died, which ends the process; the batch is dropped, which gives
                 // its jobs back.
-                drop(slot.send(batch));
+                drop(slot.batches.send(batch));
             }
             // Without an idle engine the next batch waits for one, not for a time; deadlines pass all the same.
-            let next = if line.idle.is_empty() { line.former.next_deadline() } else { line.former.next_wake() };
+            let is_any_idle = line.engines.values().any(|slot| slot.given == 0);
+            let next = if is_any_idle { line.former.next_wake() } else { line.former.next_deadline() };
             wake = [wake, next].into_iter().flatten().min();
         }
         if is_raised {

@@ -9,6 +9,7 @@ use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use gristmill_schemas::Lane;
+use rustc_hash::FxBuildHasher;
 
 use super::consumer::{Consumer, Open};
 
@@ -53,7 +54,7 @@ pub struct Credit {
     /// Most jobs asked for and open at present.
     window: usize,
     /// Open jobs and the consumer each came from; `None` for those that a dead worker left.
-    open: HashMap<u64, Option<usize>>,
+    open: HashMap<u64, Option<usize>, FxBuildHasher>,
     consumers: Vec<Consumer>,
     next_id: u64,
     /// Who is asked first next time: with few permits, everyone in turn.
@@ -70,7 +71,7 @@ impl Credit {
         Self {
             capacity,
             window: 0,
-            open: HashMap::new(),
+            open: HashMap::default(),
             turn: 0,
             consumers: lanes.map(consumer).collect(),
             next_id: 0,

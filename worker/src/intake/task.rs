@@ -26,6 +26,9 @@ const RETRY: Duration = Duration::from_secs(1);
 /// Messages taken from the subscription at once.
 const BURST: usize = 256;
 
+/// When a burst came, on both clocks.
+type Anchor = (OffsetDateTime, Instant);
+
 /// How often the ledger is told that this process lives, at least.
 const TOUCH: Duration = Duration::from_secs(1);
 
@@ -137,10 +140,11 @@ impl Puller {
             tokio::select! {
                 message = self.inbox.next() => {
                     self.silence.broken();
-                    self.take(message).await;
+                    let anchor = (OffsetDateTime::now_utc(), Instant::now());
+                    self.take(message, anchor).await;
                     for _ in 1..BURST {
                         let Some(message) = self.inbox.ready() else { break };
-                        self.take(message).await;
+                        self.take(message, anchor).await;
                     }
                 }
                 ended = closed.recv() => {
@@ -221,9 +225,10 @@ impl Puller {
         }
     }
 
-    async fn take(&mut self, message: Message) {
+    /// Takes a message of the burst that came at `anchor`.
+    async fn take(&mut self, message: Message, anchor: Anchor) {
         match Status::of(&message) {
-            None => self.accept(message).await,
+            None => self.accept(message, anchor).await,
             Some(Status::Heartbeat) => {}
             Some(status) => {
                 let mut tokens = message.subject.rsplit('.').map(str::parse);
@@ -259,8 +264,7 @@ impl Puller {
         }
     }
 
-    async fn accept(&mut self, message: Message) {
-        let (received, now) = (Instant::now(), OffsetDateTime::now_utc());
+    async fn accept(&mut self, message: Message, (now, received): Anchor) {
         let message = jetstream::Message { message, context: self.context.clone() };
         let info = match message.info() {
             Ok(info) => info,
@@ -306,7 +310,9 @@ impl Puller {
         let decoded = self.decoder.decode(Delivery { ticket, origin }, now);
         let envelope = decoded.as_ref().map_or_else(|refusal| &refusal.envelope, |job| &job.envelope);
         meters.broker.record(envelope.in_stream.as_secs_f64());
-        meters.decode.record(envelope.marks.decoded.saturating_duration_since(received).as_secs_f64());
+        if meters.decode.is_due() {
+            meters.decode.record(envelope.marks.decoded.saturating_duration_since(received));
+        }
         match decoded {
             Ok(job) => {
                 if job.is_suspect {

@@ -14,7 +14,7 @@ use super::letter::{Letter, Next, Step};
 use super::window::Window;
 use super::word::Word;
 use crate::link::{Current, Inbox};
-use crate::message::{Answer, Outcome};
+use crate::message::Outcome;
 use crate::telemetry::Count;
 use crate::ticket::Verdict;
 
@@ -62,37 +62,37 @@ impl Desk {
     }
 
     /// Takes an outcome in.
-    pub(super) async fn begin(&mut self, outcome: Outcome) {
-        let (letter, next) = Letter::new(outcome, Instant::now());
-        self.follow(letter, next).await;
+    pub(super) async fn begin(&mut self, outcome: Outcome, now: Instant) {
+        let (letter, next) = Letter::new(outcome, now);
+        self.follow(letter, next, now).await;
     }
 
     /// Takes what the server says.
-    pub(super) async fn hear(&mut self, message: &Message) {
+    pub(super) async fn hear(&mut self, message: &Message, now: Instant) {
         let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
         // Of a letter that was sent again meanwhile: its dedup id has the server say the same once more.
         let Some(letter) = number.and_then(|number| self.window.take(number)) else { return };
-        self.judge(letter, Word::read(message)).await;
+        self.judge(letter, Word::read(message), now).await;
     }
 
     /// Takes what was found in the results stream.
-    pub(super) async fn found(&mut self, mut letter: Box<Letter>, was_answered: bool) {
+    pub(super) async fn found(&mut self, mut letter: Box<Letter>, was_answered: bool, now: Instant) {
         if was_answered {
             return letter.envelope.ticket.settle(Verdict::Done);
         }
         let next = letter.not_answered();
-        self.follow(letter, next).await;
+        self.follow(letter, next, now).await;
     }
 
     /// The connection is up, or down. `was_lost`: nobody will speak of what was sent on it.
-    pub(super) async fn link(&mut self, is_up: bool, was_lost: bool) {
+    pub(super) async fn link(&mut self, is_up: bool, was_lost: bool, now: Instant) {
         self.is_up = is_up;
         if was_lost {
             for letter in self.window.empty() {
-                self.judge(letter, Word::Lost).await;
+                self.judge(letter, Word::Lost, now).await;
             }
         }
-        self.wake(Instant::now()).await;
+        self.wake(now).await;
     }
 
     /// Sends again what is due, and what the server is silent about.
@@ -101,21 +101,20 @@ impl Desk {
             return;
         }
         for letter in self.window.overdue(now) {
-            self.judge(letter, Word::Refused("the server does not answer".into())).await;
+            self.judge(letter, Word::Refused("the server does not answer".into()), now).await;
         }
         let due: Vec<_> = self.resting.extract_if(.., |(at, _)| *at <= now).collect();
         for (_, letter) in due {
-            self.follow(letter, Next::Send).await;
+            self.follow(letter, Next::Send, now).await;
         }
     }
 
-    async fn judge(&mut self, letter: Box<Letter>, word: Word) {
-        let (letter, next) = self.told(letter, word);
-        self.follow(letter, next).await;
+    async fn judge(&mut self, letter: Box<Letter>, word: Word, now: Instant) {
+        let (letter, next) = self.told(letter, word, now);
+        self.follow(letter, next, now).await;
     }
 
-    fn told(&mut self, mut letter: Box<Letter>, word: Word) -> (Box<Letter>, Next) {
-        let now = Instant::now();
+    fn told(&mut self, mut letter: Box<Letter>, word: Word, now: Instant) -> (Box<Letter>, Next) {
         self.teller.attempted(&letter, &word, now);
         match &word {
             Word::Stored(_) => self.resume(),
@@ -131,7 +130,7 @@ impl Desk {
         (letter, next)
     }
 
-    async fn follow(&mut self, letter: Box<Letter>, next: Next) {
+    async fn follow(&mut self, letter: Box<Letter>, next: Next, now: Instant) {
         let mut todo = Some((letter, next));
         while let Some((mut letter, next)) = todo.take() {
             match next {
@@ -140,17 +139,17 @@ impl Desk {
                     todo = Some((letter, Next::Send));
                 }
                 Next::Send if self.is_up => {
-                    todo = self.send(letter).await.map(|(letter, word)| self.told(letter, word));
+                    todo = self.send(letter, now).await.map(|(letter, word)| self.told(letter, word, now));
                 }
-                Next::Send => self.resting.push((Instant::now(), letter)),
+                Next::Send => self.resting.push((now, letter)),
                 // Jittered, so that a fleet does not come back in step.
                 Next::Retry(pause) => {
-                    let at = Instant::now() + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
+                    let at = now + pause.mul_f64(0.5 + fastrand::f64() / 2.0);
                     self.resting.push((at, letter));
                 }
                 Next::Look(place) => self.look(letter, place),
                 Next::Done(verdict) => {
-                    self.teller.answered(&mut letter);
+                    self.teller.answered(&mut letter, now);
                     letter.envelope.ticket.settle(verdict);
                 }
             }
@@ -158,19 +157,20 @@ impl Desk {
     }
 
     /// Sends the letter's message. Returns it, with the reason, where the client does not take it.
-    async fn send(&mut self, mut letter: Box<Letter>) -> Option<(Box<Letter>, Word)> {
+    async fn send(&mut self, mut letter: Box<Letter>, now: Instant) -> Option<(Box<Letter>, Word)> {
         if letter.trail.attempts > 0 {
             self.teller.vitals.counters.inc(Count::PublishRetries);
         }
-        let began = Instant::now();
-        let super::encode::Message { subject, headers, payload } =
-            letter.message(&self.teller.names, &mut self.heads, began);
-        if let (Step::Result, Answer::Ok { model, .. }) = (letter.step, &letter.answer) {
-            model.meters.encode.record(began.elapsed().as_secs_f64());
-        }
         let number = self.window.next();
+        let timed = letter.model().filter(|model| letter.step == Step::Result && model.meters.encode.is_due()).cloned();
+        let began = timed.as_ref().map(|_| Instant::now());
+        let super::encode::Message { subject, headers, payload } =
+            letter.message(&self.teller.names, &mut self.heads, now);
+        if let (Some(model), Some(began)) = (timed, began) {
+            model.meters.encode.record(began.elapsed());
+        }
         self.window.put(letter);
-        let reply = format!("{}.{number}", self.inbox.prefix);
+        let reply = [&self.inbox.prefix, ".", itoa::Buffer::new().format(number)].concat();
         let sent = self.inbox.client.publish_with_reply_and_headers(subject, reply, headers, payload).await;
         let error = sent.err()?;
         self.window.take(number).map(|letter| (letter, Word::of_client(&error)))

@@ -83,9 +83,9 @@ impl Teller {
     }
 
     /// Measures a job that is answered, and makes its spans.
-    pub(super) fn answered(&self, letter: &mut Letter) {
+    pub(super) fn answered(&self, letter: &mut Letter, now: Instant) {
         let envelope = &letter.envelope;
-        let (consumer, took) = (&envelope.origin.consumer, envelope.origin.received.elapsed());
+        let (consumer, took) = (&envelope.origin.consumer, now.saturating_duration_since(envelope.origin.received));
         let [process, request] = [took, envelope.in_stream + took].map(|time| time.as_secs_f64());
         match (letter.refusal(), letter.model()) {
             (None, Some(model)) => {
@@ -99,12 +99,12 @@ impl Teller {
             }
             (None, None) => {}
         }
-        self.log_if_slow(letter, took);
+        self.log_if_slow(letter, took, now);
         self.trace(letter);
     }
 
-    fn log_if_slow(&self, letter: &Letter, took: Duration) {
-        let Some(skipped) = self.slow.admit(took, Instant::now()) else { return };
+    fn log_if_slow(&self, letter: &Letter, took: Duration, now: Instant) {
+        let Some(skipped) = self.slow.admit(took, now) else { return };
         let (envelope, trail) = (&letter.envelope, &letter.trail);
         let marks = &envelope.marks;
         let sealed = marks.sealed.as_ref();

@@ -109,7 +109,7 @@ impl Letter {
         let from = From { envelope: &self.envelope, context: self.context };
         match (&self.answer, self.step) {
             (Answer::Ok { model, outputs, parameters }, _) => {
-                names.result(from, (model, heads.of(names, model)), outputs, *parameters)
+                names.result(from, (model, heads.of(names, model, &self.envelope.reply)), outputs, *parameters)
             }
             (Answer::Refused { code, message, .. }, Step::Bury(keep)) => {
                 names.dead_letter(&self.envelope, *code, message, keep)

@@ -10,7 +10,7 @@ use crate::link::Current;
 use crate::message::Outcome;
 use crate::telemetry::{SlowLog, Vitals};
 
-/// Outcomes, or words of the server, taken at once.
+/// Outcomes, or words of the server, taken at once. The clock is read once for all of them: a burst takes about a millisecond.
 const BURST: usize = 256;
 
 /// How often is looked for what has to be sent again: the shortest pause between two attempts.
@@ -48,25 +48,27 @@ impl Publisher {
             tokio::select! {
                 received = inbox.recv_many(&mut burst, room), if is_open && room > 0 => {
                     is_open = received > 0;
+                    let now = Instant::now();
                     for outcome in burst.drain(..) {
-                        desk.begin(outcome).await;
+                        desk.begin(outcome, now).await;
                     }
                 }
                 event = desk.event() => match event {
                     Event::Word(message) => {
-                        desk.hear(&message).await;
+                        let now = Instant::now();
+                        desk.hear(&message, now).await;
                         for _ in 1..BURST {
                             let Some(message) = desk.ready() else { break };
-                            desk.hear(&message).await;
+                            desk.hear(&message, now).await;
                         }
                     }
-                    Event::Found(letter, was_answered) => desk.found(letter, was_answered).await,
+                    Event::Found(letter, was_answered) => desk.found(letter, was_answered, Instant::now()).await,
                 },
                 // The sender lives in health, which outlives every stage.
                 Ok(()) = link.changed() => {
-                    let now = *link.borrow_and_update();
-                    desk.link(now.is_up, now.losses > losses).await;
-                    losses = now.losses;
+                    let link = *link.borrow_and_update();
+                    desk.link(link.is_up, link.losses > losses, Instant::now()).await;
+                    losses = link.losses;
                 }
                 _ = tick.tick() => desk.wake(Instant::now()).await,
             }

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use gristmill_engine::{InputSpec, ModelFile, ModelFormat, OutputSpec, Signature};
+use gristmill_engine::{InputSpec, ModelFile, ModelFormat, OutputSpec, Pad, Signature};
 use gristmill_schemas::Manifest;
 use gristmill_schemas::manifest::{Format, Input, InvalidManifest};
 use sha2::{Digest, Sha256};
@@ -123,12 +123,6 @@ impl Package {
 
     pub(super) fn served(&self, device: &str, meters: &Meters) -> Served {
         let batching = &self.manifest.batching;
-        if !batching.buckets.is_empty() || self.manifest.inputs.iter().any(|input| input.mask) {
-            tracing::warn!(
-                model = %self.manifest.name,
-                "buckets and mask are not used yet: jobs of different lengths run in batches of their own"
-            );
-        }
         let digest = format!("sha256:{}", self.manifest.sha256);
         let (name, version) = (&self.manifest.name, &self.manifest.version);
         Served {
@@ -141,6 +135,7 @@ impl Package {
             max_rows: batching.max_rows,
             max_elements: batching.max_padded_elements.unwrap_or(usize::MAX),
             max_delay: Duration::from_millis(batching.max_delay_ms),
+            buckets: batching.buckets.clone(),
         }
     }
 }
@@ -167,6 +162,11 @@ fn signature(manifest: &Manifest) -> Signature {
         dims: dims(&input.shape),
         range: input.range.map(|[low, high]| (low, high)),
         example: example(input),
+        pad: manifest.padded_dim(input).map(|dim| Pad {
+            dim: dim - 1,
+            value: if input.mask { 0.0 } else { input.pad },
+            is_mask: input.mask,
+        }),
     };
     let outputs = manifest.outputs.iter().map(|output| OutputSpec {
         name: output.name.clone(),

@@ -1,6 +1,6 @@
 //! What a batch went through on its engine, as spans. Pure.
 
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use gristmill_schemas::metric::attribute;
 use gristmill_telemetry::{KeyValue, Span};
@@ -45,6 +45,14 @@ impl Lap {
             Phase::Split => "batch.split".to_owned(),
         }
     }
+}
+
+/// How long the run took, if there was one and it did not fail.
+pub(super) fn whole_run(laps: &[Lap]) -> Option<Duration> {
+    let mut runs = laps.iter().filter(|lap| lap.phase == Phase::Device);
+    let run = runs.next().filter(|run| run.error.is_none())?;
+    let [began, ended] = run.interval;
+    runs.next().is_none().then(|| ended.saturating_duration_since(began))
 }
 
 /// The spans of a batch: its root, and below it how it was formed and what it went through. None where no job of it is

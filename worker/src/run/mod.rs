@@ -17,7 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::isolate::{Isolator, Stop, Unfit};
 use self::warm_up::warm_up;
-use crate::message::{Broken, Ceiling, Idle, Instance, Outcome, Served};
+use crate::message::{AHEAD, Batch, Broken, EngineEvent, Instance, Outcome, Ran, Report, Served};
 use crate::telemetry::{Counters, RunClock, Spans};
 
 /// What every instance is given.
@@ -25,8 +25,8 @@ use crate::telemetry::{Counters, RunClock, Spans};
 pub struct Instances {
     /// Makes the engines.
     pub loader: Arc<dyn Load>,
-    /// Where instances report that they have no work.
-    pub idle: mpsc::Sender<Idle>,
+    /// Where instances tell that they are ready, and what they have done.
+    pub reports: mpsc::Sender<Report>,
     /// Where outcomes go.
     pub outcomes: mpsc::Sender<Outcome>,
     /// Written: errors of models.
@@ -65,7 +65,8 @@ impl Instances {
     pub fn spawn(&self, model: Arc<Served>, file: ModelFile) -> std::io::Result<Instance> {
         let (ready, warm) = oneshot::channel();
         let instances = self.clone();
-        let clock = Arc::new(RunClock::new(self.next.fetch_add(1, Ordering::Relaxed)));
+        let number = self.next.fetch_add(1, Ordering::Relaxed);
+        let clock = Arc::new(RunClock::new(number));
         model.meters.add_instance(Arc::clone(&clock));
         let kept = Arc::clone(&clock);
         let name = format!("engine-{}", model.name);
@@ -76,7 +77,7 @@ impl Instances {
                 Ok(engine) => {
                     drop(ready.send(Ok(())));
                     let isolator = Isolator::new(engine, &load, &clock, &instances.counters);
-                    instances.serve(isolator, &model, &clock);
+                    instances.serve(isolator, &model, number, &clock);
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
@@ -84,26 +85,26 @@ impl Instances {
         Ok(Instance { thread, warm, clock: kept })
     }
 
-    fn serve(&self, mut isolator: Isolator<'_>, model: &Arc<Served>, clock: &RunClock) {
+    fn serve(&self, mut isolator: Isolator<'_>, model: &Arc<Served>, instance: u64, clock: &RunClock) {
         let _guard = Guard { model, broken: &self.broken };
-        let mut learned: Vec<Ceiling> = Vec::new();
-        loop {
-            let (slot, inbox) = sync_channel(1);
-            let idle = Idle { model: Arc::clone(model), slot, learned: std::mem::take(&mut learned) };
-            // Either end closed means that the batch task is gone: the drain has come to us.
-            if self.idle.blocking_send(idle).is_err() {
-                return;
-            }
+        let report = |event| self.reports.blocking_send(Report { model: Arc::clone(model), instance, event });
+        let (batches, inbox) = sync_channel::<Batch>(AHEAD);
+        // Either end closed means that the batch task is gone: the drain has come to us.
+        let mut is_wanted = report(EngineEvent::Ready(batches)).is_ok();
+        while is_wanted {
             let Ok(batch) = inbox.recv() else { return };
             clock.begin();
-            let seal = Arc::clone(&batch.seal);
+            let (seal, elements, mut learned) = (Arc::clone(&batch.seal), batch.elements(), Vec::new());
             let mut emit = |outcome| drop(self.outcomes.blocking_send(outcome));
-            let ran = isolator.run(batch, &mut learned, &mut emit);
+            let done = isolator.run(batch, &mut learned, &mut emit);
             clock.end();
-            laps::spans(model, &seal, isolator.take_laps()).into_iter().for_each(|span| self.spans.emit(span));
-            if let Err(unfit) = ran {
+            let laps = isolator.take_laps();
+            let ran = laps::whole_run(&laps).map(|took| Ran { elements, took });
+            laps::spans(model, &seal, laps).into_iter().for_each(|span| self.spans.emit(span));
+            if let Err(unfit) = done {
                 self.end(unfit, model);
             }
+            is_wanted = report(EngineEvent::Done { learned, ran }).is_ok();
         }
     }
 

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gristmill_schemas::ErrorCode;
 
-use crate::message::{Batch, Ceiling, Outcome, Tails};
+use crate::message::{Batch, Ceiling, Outcome, RoutedJob, Tails};
 
 /// What one batch and its parts told of the device's memory.
 #[derive(Default)]
@@ -31,28 +31,29 @@ impl Batch {
         self.jobs.iter_mut().for_each(|job| job.envelope.ticket.run(run, together));
     }
 
+    /// One like it, of these jobs.
+    fn with(&self, jobs: Vec<RoutedJob>) -> Self {
+        let (model, seal) = (Arc::clone(&self.model), Arc::clone(&self.seal));
+        Self { model, tails: self.tails.clone(), length: self.length, jobs, seal }
+    }
+
     /// All of it, leaving an empty one.
     pub(super) fn take(&mut self) -> Self {
         let jobs = std::mem::take(&mut self.jobs);
-        Self { model: Arc::clone(&self.model), tails: self.tails.clone(), jobs, seal: Arc::clone(&self.seal) }
+        self.with(jobs)
     }
 }
 
 pub(super) fn halves(mut batch: Batch) -> [Batch; 2] {
     let jobs = batch.jobs.split_off(batch.jobs.len() / 2);
-    let seal = Arc::clone(&batch.seal);
-    let second = Batch { model: Arc::clone(&batch.model), tails: batch.tails.clone(), jobs, seal };
+    let second = batch.with(jobs);
     // The last is taken first: outcomes keep the order of the jobs.
     [second, batch]
 }
 
-pub(super) fn singles(batch: Batch) -> impl Iterator<Item = Batch> {
-    let Batch { model, tails, jobs, seal } = batch;
-    let single = move |job| {
-        let (model, seal) = (Arc::clone(&model), Arc::clone(&seal));
-        Batch { model, tails: tails.clone(), jobs: vec![job], seal }
-    };
-    jobs.into_iter().rev().map(single)
+pub(super) fn singles(mut batch: Batch) -> impl Iterator<Item = Batch> {
+    let jobs = std::mem::take(&mut batch.jobs);
+    jobs.into_iter().rev().map(move |job| batch.with(vec![job]))
 }
 
 /// The end of a job that fails alone.

@@ -1,7 +1,7 @@
 //! The instruments of the worker. Those that every job touches are bound to their attributes when a model is loaded or a
 //! consumer known; errors, which are rare, name theirs when they happen.
 
-use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::{AtomicU64, AtomicUsize};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use gristmill_schemas::metric::{self, Metric, attribute as a};
@@ -9,6 +9,7 @@ use gristmill_schemas::{ErrorCode, Lane, Token};
 use gristmill_telemetry::{BoundCounter, BoundHistogram, Counter, Histogram, Instruments, KeyValue};
 
 use super::clock::RunClock;
+use super::sampled::Sampled;
 use super::trace::destination;
 
 /// The broker, as in attributes.
@@ -114,7 +115,7 @@ pub struct ConsumerMeters {
     /// Time in the stream.
     pub broker: BoundHistogram<f64>,
     /// Time to read a job.
-    pub decode: BoundHistogram<f64>,
+    pub decode: Sampled,
 }
 
 /// Instruments of one model, and what is read of it when metrics are collected.
@@ -137,7 +138,7 @@ pub struct ModelMeters {
     /// Per batch.
     pub split: BoundHistogram<f64>,
     /// Per job.
-    pub encode: BoundHistogram<f64>,
+    pub encode: Sampled,
     /// Jobs of a batch.
     pub size: BoundHistogram<f64>,
     /// Rows of a batch over the most.
@@ -151,6 +152,8 @@ pub struct ModelMeters {
     pub queued: [AtomicUsize; 2],
     /// Most rows of a batch at present. Written by the batch task.
     pub limit: AtomicUsize,
+    /// Seconds that a run costs, and each element, as bits of floats. Written by the batch task.
+    pub cost: [AtomicU64; 2],
     /// The clocks of its instances. Taken when an instance starts and when metrics are collected.
     pub(super) clocks: Mutex<Vec<Arc<RunClock>>>,
 }
@@ -249,7 +252,7 @@ impl Meters {
             consumed: self.consumed.bind(&fetch),
             redelivered: self.redelivered.bind(&attributes),
             broker: self.broker.bind(&attributes),
-            decode: self.stage.bind(&stage),
+            decode: Sampled::new(self.stage.bind(&stage)),
         }
     }
 
@@ -272,7 +275,7 @@ impl Meters {
             device: self.device.bind(&with(KeyValue::new(a::DEVICE, device.to_owned()))),
             pad: stage("pad"),
             split: stage("split"),
-            encode: stage("encode"),
+            encode: Sampled::new(stage("encode")),
             size: self.size.bind(&model),
             fill: self.fill.bind(&model),
             real: self.elements.bind(&with(KeyValue::new(a::ELEMENT_KIND, "real"))),
@@ -280,6 +283,7 @@ impl Meters {
             batches: CloseReason::ALL.map(|r| self.batches.bind(&with(KeyValue::new(a::CLOSE_REASON, r.as_str())))),
             queued: Default::default(),
             limit: AtomicUsize::new(limit),
+            cost: Default::default(),
             clocks: Mutex::default(),
             name: name.to_string(),
             version: version.to_string(),

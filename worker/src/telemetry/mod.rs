@@ -8,6 +8,7 @@ mod heartbeat;
 mod limiter;
 mod meters;
 mod observed;
+mod sampled;
 mod slow;
 mod trace;
 
@@ -20,6 +21,7 @@ pub use health::{CeilingReport, Health, Lag, Link, ModelReport};
 pub use heartbeat::Heartbeat;
 pub use limiter::Limiter;
 pub use meters::{CloseReason, ConsumerMeters, Meters, ModelMeters, Server, Settlement, Store};
+pub use sampled::Sampled;
 pub use slow::SlowLog;
 pub use trace::{Processing, Trace, Tracing, destination, job_attributes, wall_time};
 

@@ -117,6 +117,8 @@ impl Meters {
         self.observe_each(&metric::BATCH_LIMIT, |model| {
             vec![(model.limit.load(Ordering::Relaxed) as f64, model.attributes().into())]
         });
+        self.observe_each(&metric::BATCH_COST_RUN, |model| model.cost(0));
+        self.observe_each(&metric::BATCH_COST_ELEMENT, |model| model.cost(1));
         self.observe_each(&metric::MODEL_INFO, |model| {
             let mut attributes = model.with(a::DIGEST, &model.digest);
             attributes.push(KeyValue::new(a::DEVICE, model.device_name.clone()));
@@ -144,6 +146,10 @@ impl Meters {
 impl ModelMeters {
     fn attributes(&self) -> [KeyValue; 2] {
         [KeyValue::new(a::MODEL, self.name.clone()), KeyValue::new(a::VERSION, self.version.clone())]
+    }
+
+    fn cost(&self, index: usize) -> Observed {
+        vec![(f64::from_bits(self.cost[index].load(Ordering::Relaxed)), self.attributes().into())]
     }
 
     fn with(&self, key: &'static str, value: &str) -> Vec<KeyValue> {

@@ -40,8 +40,26 @@ fn dtype(kind: Kind) -> Option<Dtype> {
 /// read after it was freed.
 pub(crate) fn to_device(host: &HostTensor, device: Device) -> Result<IValue, TchError> {
     let shape: Vec<i64> = host.shape.iter().map(|&dim| dim as i64).collect();
-    let tensor = Tensor::f_from_data_size(&host.data, &shape, kind(host.dtype))?;
-    Ok(IValue::Tensor(tensor.f_to_device(device)?))
+    if host.data.len() != host.shape.iter().product::<usize>() * host.dtype.size() {
+        return Err(TchError::Shape(format!("{} bytes for a tensor of shape {shape:?}", host.data.len())));
+    }
+    // Not by `from_data_size`, which clears first what it then overwrites.
+    let mut own = Tensor::f_empty(&shape, (kind(host.dtype), device))?;
+    // SAFETY: the buffer has the bytes of the shape, as checked, and outlives the view, which is only read, once.
+    #[allow(unsafe_code, reason = "the one way to look at foreign memory")]
+    let view =
+        unsafe { Tensor::f_from_blob(host.data.as_ptr(), &shape, &strides(&shape), kind(host.dtype), Device::Cpu)? };
+    own.f_copy_(&view)?;
+    Ok(IValue::Tensor(own))
+}
+
+/// Of a contiguous tensor, in elements.
+fn strides(shape: &[i64]) -> Vec<i64> {
+    let mut strides = vec![1; shape.len()];
+    for dim in (1..shape.len()).rev() {
+        strides[dim - 1] = strides[dim] * shape[dim];
+    }
+    strides
 }
 
 /// The tensors in what `forward` returned, in the order of the manifest's outputs.

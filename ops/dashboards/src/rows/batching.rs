@@ -4,7 +4,7 @@ use crate::panel::{Panel, Row, Unit};
 use crate::query::{Series, legend};
 
 pub(super) fn row() -> Row {
-    Row { title: "Batching", panels: vec![size(), fill(), padding(), reasons(), limits(), forming()] }
+    Row { title: "Batching", panels: vec![size(), fill(), padding(), reasons(), limits(), forming(), cost()] }
 }
 
 fn mean(metric: Metric) -> String {
@@ -64,6 +64,18 @@ fn limits() -> Panel {
          10 s. Low for long: lower max_rows, or free the device's memory.",
     )
     .query(Series::of(metric::BATCH_LIMIT).now().min(&[a::MODEL]), legend(&[a::MODEL]))
+}
+
+fn cost() -> Panel {
+    let of = |metric| Series::of(metric).now().max(&[a::MODEL]);
+    Panel::lines(
+        "What a run costs",
+        Unit::Seconds,
+        "However small it is, and for each element of its largest input: a line through the latest runs. Where jobs of \
+         different lengths share batches, more is filled up where the first is high.",
+    )
+    .query(of(metric::BATCH_COST_RUN), format!("{} run", legend(&[a::MODEL])))
+    .query(of(metric::BATCH_COST_ELEMENT), format!("{} element", legend(&[a::MODEL])))
 }
 
 fn forming() -> Panel {

@@ -29,6 +29,9 @@ def export(
     output_names: Sequence[str] | None = None,
     dynamic: Mapping[str, Sequence[int]] | None = None,
     ranges: Mapping[str, tuple[float, float]] | None = None,
+    masks: Sequence[str] = (),
+    pads: Mapping[str, float] | None = None,
+    buckets: Sequence[int] = (),
     method: Literal["script", "trace"] = "script",
     max_rows: int = 64,
     max_padded_elements: int | None = None,
@@ -42,6 +45,12 @@ def export(
     whatever the model indexes with belongs there, since an index out of range can kill a worker. A dict result names
     its outputs itself; `output_names` does it for a tensor or tuple, which else become `output0`, `output1`, ...
 
+    `masks` names inputs of shape rows x length that are 1 where the others hold data and 0 where they are filled up.
+    With one, or with `buckets`, jobs of different lengths share a batch: each input with a free dimension is filled up
+    along it with its value of `pads` (default 0), to the length of the longest job of the batch or to the next of
+    `buckets`; outputs are cut back; and jobs may leave the mask out. So all inputs with a free dimension have one
+    length in a job.
+
     The module is put into eval mode, compiled with `torch.jit.script` (or traced), frozen, and run with other row
     counts and sizes to learn which dimensions of its outputs are free. The package appears whole or not at all.
     """
@@ -54,9 +63,12 @@ def export(
             raise TypeError(f"example_inputs[{key!r}] is a {type(example).__name__}, not a torch.Tensor")
     module = module.eval().cpu()
     examples = tuple(tensor.detach().cpu().contiguous() for tensor in example_inputs.values())
-    if unknown := {*(dynamic or {}), *(ranges or {})} - {*example_inputs}:
+    if unknown := {*(dynamic or {}), *(ranges or {}), *masks, *(pads or {})} - {*example_inputs}:
         # A misspelt range would be no range.
-        raise ValueError(f"dynamic or ranges name {sorted(unknown)}, the inputs are {list(example_inputs)}")
+        what = "dynamic, ranges, masks or pads"
+        raise ValueError(f"{what} name {sorted(unknown)}, the inputs are {list(example_inputs)}")
+    if fixed := {*masks} - {*(dynamic or {})}:
+        raise ValueError(f"masks name {sorted(fixed)}, whose length is not in dynamic")
     free = {key: {0, *dims} for key, dims in (dynamic or {}).items()}
     free = {key: free.get(key, {0}) for key in example_inputs}
     with torch.no_grad():
@@ -77,6 +89,10 @@ def export(
         if ranges and key in ranges:
             low, high = ranges[key]
             tables.append(f"range = [{float(low)}, {float(high)}]")
+        if key in masks:
+            tables.append("mask = true")
+        if pads and key in pads:
+            tables.append(f"pad = {float(pads[key])}")
     rows = examples[0].shape[0]
     for key, tensor in small.items():
         if tensor.shape[:1] != (rows,) or large[key].shape[:1] != (rows + 1,):
@@ -99,6 +115,8 @@ def export(
         lines += [*tables, "", "[batching]", f"max_rows = {max_rows}", f"max_delay_ms = {max_delay_ms}"]
         if max_padded_elements is not None:
             lines.append(f"max_padded_elements = {max_padded_elements}")
+        if buckets:
+            lines.append(f"buckets = {[int(bucket) for bucket in buckets]}")
         (scratch / "model.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")
         scratch.chmod(0o755)
         if target.exists():

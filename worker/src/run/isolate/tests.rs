@@ -27,7 +27,7 @@ impl Engine for Faulty {
 }
 
 fn model() -> Arc<Served> {
-    let input = InputSpec { name: "x".into(), dtype: Dtype::U8, dims: vec![], range: None, example: vec![] };
+    let input = InputSpec { name: "x".into(), dtype: Dtype::U8, dims: vec![], range: None, example: vec![], pad: None };
     let output = OutputSpec { name: "y".into(), dtype: Dtype::U8, dims: vec![] };
     Arc::new(Served {
         name: "m".parse().unwrap(),
@@ -38,14 +38,15 @@ fn model() -> Arc<Served> {
         max_rows: 64,
         max_elements: usize::MAX,
         max_delay: Duration::ZERO,
+        buckets: Vec::new(),
         meters: meters(),
     })
 }
 
 fn job(value: u8) -> RoutedJob {
     let envelope = envelope(&value.to_string());
-    let part = Part { rows: 1, inputs: vec![vec![value].into()] };
-    RoutedJob { envelope, deadline: None, part, wanted: vec![0], is_suspect: false }
+    let part = Part { rows: 1, length: 1, inputs: vec![Some(vec![value].into())] };
+    RoutedJob { envelope, deadline: None, part, elements: 1, wanted: None, is_suspect: false }
 }
 
 struct Ran {
@@ -58,7 +59,7 @@ struct Ran {
 fn run(values: impl Iterator<Item = u8>) -> Ran {
     let jobs: Vec<RoutedJob> = values.map(job).collect();
     let seal = seal(jobs.len());
-    let batch = Batch { model: model(), tails: vec![vec![]], jobs, seal };
+    let batch = Batch { model: model(), tails: vec![vec![]], length: 1, jobs, seal };
     let loads = Cell::new(0);
     let load = || {
         loads.set(loads.get() + 1);
@@ -74,7 +75,7 @@ fn run(values: impl Iterator<Item = u8>) -> Ran {
 
 fn assert_ok(outcome: &Outcome) {
     let Answer::Ok { outputs, .. } = &outcome.answer else { panic!("{}: {outcome:?}", outcome.envelope.id) };
-    assert_eq!(outputs[0].rows.data[0].to_string(), outcome.envelope.id);
+    assert_eq!(outputs[0].data[0].to_string(), outcome.envelope.id);
 }
 
 #[test]

@@ -1,0 +1,165 @@
+//! Which of the waiting jobs of a shape make up the next batch. Pure.
+//!
+//! The job that has waited longest comes first, so that none starves. Where jobs have different lengths, those of the nearest
+//! lengths join it, the cheapest first, as long as there is room and the batch is not mostly filling: a backlog is cut into
+//! batches of neighbours, much as if it had been sorted.
+
+use gristmill_schemas::Lane;
+
+use super::former::{Facts, Limits};
+use super::queue::{Jobs, Queue, Waiting};
+
+/// Filling may be one part in this many of a batch.
+const FILLING: usize = 10;
+
+/// Takes the next batch out of a queue. `worth`: filling of this many elements costs no more than another run does.
+pub(super) fn fill<J>(queue: &mut Queue<J>, limits: &Limits, order: [Lane; 2], worth: usize) -> Vec<Waiting<J>> {
+    let mut room = Room { limits: *limits, worth, rows: 0, length: 0, units: 0, real: 0 };
+    let mut taken = Vec::new();
+    for lane in order {
+        let jobs = &mut queue.lanes[lane as usize];
+        while let Some(length) = next(jobs, &room) {
+            let Some(waiting) = jobs.pop(length) else { break };
+            room.admit(&waiting.facts);
+            taken.push(waiting);
+        }
+    }
+    taken.iter().for_each(|waiting| queue.remove(&waiting.facts));
+    taken
+}
+
+/// The length whose first job joins the batch next, if one does.
+fn next<J>(jobs: &Jobs<J>, room: &Room) -> Option<usize> {
+    if room.is_empty() {
+        return jobs.oldest().map(|(length, _)| length);
+    }
+    let around = jobs.around(room.length).into_iter().flatten();
+    let fitting = around.filter_map(|length| {
+        let (first, count) = jobs.first(length)?;
+        room.fits(&first.facts).then(|| (room.price(&first.facts, count), length))
+    });
+    fitting.min_by(|(a, _), (b, _)| a.total_cmp(b)).map(|(_, length)| length)
+}
+
+/// A batch that is being filled.
+struct Room {
+    limits: Limits,
+    worth: usize,
+    rows: usize,
+    /// Of its longest job.
+    length: usize,
+    /// Elements of the largest input of all jobs, for each step of length.
+    units: usize,
+    /// Elements that came from jobs.
+    real: usize,
+}
+
+impl Room {
+    fn is_empty(&self) -> bool {
+        self.rows == 0
+    }
+
+    /// Elements with those that are filled in, if this job joined.
+    fn padded(&self, facts: &Facts) -> usize {
+        self.units.saturating_add(units(facts)).saturating_mul(self.length.max(facts.length))
+    }
+
+    fn fits(&self, facts: &Facts) -> bool {
+        let padded = self.padded(facts);
+        let filling = padded - self.real.saturating_add(facts.elements).min(padded);
+        self.rows + facts.rows <= self.limits.max_rows
+            && padded <= self.limits.max_elements
+            && filling <= self.worth.max(padded / FILLING)
+    }
+
+    /// What has to be filled in for each row that joins, when all of this length do that fit. A longer job lengthens those that
+    /// are in already, which the jobs of its length share the price of.
+    fn price(&self, facts: &Facts, count: usize) -> f64 {
+        if facts.length <= self.length {
+            return (self.length - facts.length) as f64;
+        }
+        let rows = count.saturating_mul(facts.rows).min(self.limits.max_rows - self.rows).max(1);
+        (self.rows * (facts.length - self.length)) as f64 / rows as f64
+    }
+
+    /// Takes a job's share. The first job is always admitted: route has checked it alone.
+    fn admit(&mut self, facts: &Facts) {
+        self.rows += facts.rows;
+        self.length = self.length.max(facts.length);
+        self.units = self.units.saturating_add(units(facts));
+        self.real = self.real.saturating_add(facts.elements);
+    }
+}
+
+fn units(facts: &Facts) -> usize {
+    facts.elements.div_ceil(facts.length.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Instant;
+
+    const LIMITS: Limits = Limits { max_rows: 32, max_elements: usize::MAX, max_delay: std::time::Duration::ZERO };
+
+    fn facts(length: usize) -> Facts {
+        Facts { lane: Lane::Online, rows: 1, length, elements: length, deadline: None, is_last: false, suspect: None }
+    }
+
+    fn queue(lengths: impl IntoIterator<Item = usize>) -> Queue<usize> {
+        let (mut queue, mut since) = (Queue::default(), Instant::now());
+        for length in lengths {
+            queue.push(Waiting { job: length, facts: facts(length), since });
+            since += std::time::Duration::from_micros(1);
+        }
+        queue
+    }
+
+    fn take(queue: &mut Queue<usize>, limits: &Limits, worth: usize) -> Vec<usize> {
+        fill(queue, limits, Lane::ALL, worth).into_iter().map(|waiting| waiting.job).collect()
+    }
+
+    #[test]
+    fn a_backlog_of_many_lengths_is_cut_into_batches_of_neighbours() {
+        let mut random = fastrand::Rng::with_seed(1);
+        // About log-normal, 4 to 128.
+        let length = |random: &mut fastrand::Rng| {
+            let normal: f64 = (0..12).map(|_| random.f64()).sum::<f64>() - 6.0;
+            (3.4 + 0.6 * normal).exp().clamp(4.0, 128.0) as usize
+        };
+        let mut queue = queue(std::iter::repeat_with(|| length(&mut random)).take(2048));
+        let (mut real, mut padded, mut batches) = (0, 0, 0);
+        while queue.rows > 1024 {
+            let batch = take(&mut queue, &LIMITS, 0);
+            real += batch.iter().sum::<usize>();
+            padded += batch.len() * batch.iter().max().unwrap();
+            batches += 1;
+        }
+        assert!(padded - real < padded / 25, "{padded} elements for {real}");
+        assert!(batches <= 36, "{batches} batches for 1024 rows: most are full");
+    }
+
+    #[test]
+    fn the_oldest_comes_first_and_far_lengths_stay_behind() {
+        let mut queue = queue([50, 128, 49, 4, 52, 51]);
+        let batch = take(&mut queue, &LIMITS, 0);
+        assert_eq!((batch[0], batch.len(), queue.rows), (50, 4, 2), "{batch:?}");
+        assert!([49, 51, 52].iter().all(|length| batch.contains(length)), "{batch:?}");
+        assert_eq!(take(&mut queue, &LIMITS, 0), [128]);
+        assert_eq!(take(&mut queue, &LIMITS, 0), [4]);
+    }
+
+    #[test]
+    fn where_a_run_is_dear_more_is_filled_up() {
+        let mut queue = queue([50, 128, 4]);
+        assert_eq!(take(&mut queue, &LIMITS, 46), [50, 4]);
+        assert_eq!(take(&mut queue, &LIMITS, 46), [128]);
+    }
+
+    #[test]
+    fn what_is_filled_in_counts_as_elements() {
+        let mut queue = queue([10, 10, 11, 11]);
+        let limits = Limits { max_elements: 32, ..LIMITS };
+        assert_eq!(take(&mut queue, &limits, 100), [10, 10], "three of 11 are 33");
+    }
+}
