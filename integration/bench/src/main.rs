@@ -1,6 +1,7 @@
 //! `contest`: Gristmill beside others on this machine, in turn, on the same kind of broker. Prints medians and ratios, and keeps
 //! them in `target/bench/`.
 
+mod latency;
 mod report;
 mod run;
 mod workload;
@@ -21,6 +22,9 @@ struct Args {
     /// Only these contestants
     #[arg(long, value_delimiter = ',')]
     contestants: Vec<Contestant>,
+    /// Compare latencies at this many jobs per second instead
+    #[arg(long, value_name = "JOBS")]
+    latency: Option<f64>,
     /// Runs of each
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -38,6 +42,12 @@ async fn main() -> anyhow::Result<()> {
         named => named.to_vec(),
     };
     let collector = Collector::quiet();
+    if let Some(rate) = args.latency {
+        for workload in of(&args.workloads) {
+            latency::compare(workload, rate, args.rounds, &collector).await;
+        }
+        return Ok(());
+    }
     let mut report = Report::default();
     for workload in of(&args.workloads) {
         for round in 0..args.rounds {

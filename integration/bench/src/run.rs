@@ -35,7 +35,7 @@ pub struct Figures {
 }
 
 /// Whatever a contestant runs as.
-enum Running {
+pub enum Running {
     Process(Process),
     Worker(Worker),
 }
@@ -83,7 +83,7 @@ impl Contestant {
         Figures { rows_per_s: rows / (to - from).as_secs_f64(), cpu_us, broker_us, peak_mib }
     }
 
-    fn start(self, workload: Workload, nats: &Nats, collector: &Collector) -> Running {
+    pub fn start(self, workload: Workload, nats: &Nats, collector: &Collector) -> Running {
         let python = |script: &str| {
             let mut command = Command::new(root().join(".venv/bin/python"));
             command.arg(root().join("integration/bench/python").join(script));

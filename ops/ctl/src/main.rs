@@ -1,6 +1,7 @@
 //! `gristmill`: the operator's and scorer's command. Talks to JetStream and to workers' admin pages; never links libtorch.
 
 mod admin;
+mod bench;
 mod connection;
 mod dlq;
 mod error;
@@ -31,7 +32,8 @@ use crate::error::Failure;
     gristmill dlq ls --model digits --json\n  \
     gristmill dlq replay --code internal --newer-than 2h\n  \
     gristmill status --admin http://127.0.0.1:9470\n  \
-    gristmill top"
+    gristmill top\n  \
+    gristmill bench digits --npy image=seven.npy --rate 500"
 )]
 struct Args {
     #[command(flatten)]
@@ -47,6 +49,8 @@ enum Command {
     Setup(setup::Args),
     /// Submit one job and print its result
     Submit(submit::Args),
+    /// Measure how long answers take under load
+    Bench(bench::Args),
     /// List, show, replay and purge dead letters
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -69,6 +73,7 @@ async fn main() -> ExitCode {
     let done = match command {
         Command::Setup(args) => setup::run(&connection, args).await,
         Command::Submit(args) => submit::run(&connection, args).await,
+        Command::Bench(args) => bench::run(&connection, args).await,
         Command::Dlq(command) => dlq::run(&connection, command).await,
         Command::Status(args) => status::run(&connection, args).await,
         Command::Top(args) => top::run(&connection, args).await,

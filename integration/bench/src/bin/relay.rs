@@ -8,7 +8,9 @@ use anyhow::Context;
 use async_nats::header::HeaderMap;
 use async_nats::jetstream::AckKind;
 use async_nats::{Client, Message, Subject, jetstream};
+use bytes::Bytes;
 use futures_util::StreamExt;
+use gristmill_schemas::{Datatype, Parameters, ResultBody, Shape, Tensor, header};
 
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
@@ -19,8 +21,14 @@ const IN_FLIGHT: usize = 2048;
 /// Jobs asked for in one request.
 const PULL: usize = 512;
 
-/// Bytes of a result: that of the `mlp` workload.
-const RESULT: [u8; 360] = [0xc0; 360];
+/// A result of the `mlp` workload.
+fn result() -> Bytes {
+    let shape = Shape::try_new(&[1, 10]).expect("two dimensions");
+    let y = Tensor { name: "y", datatype: Datatype::Fp32, shape, data: vec![0; 40].into() };
+    let parameters = Parameters { batch_rows: 128, batch_jobs: 128, stream_us: 70_000, queue_us: 7000, infer_us: 700 };
+    let body = ResultBody { id: "12345", model_name: "mlp", model_version: "1", outputs: vec![y], parameters };
+    body.encode().into()
+}
 
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
@@ -34,6 +42,7 @@ async fn main() -> anyhow::Result<()> {
     let relay = Relay {
         context: jetstream::new(client.clone()),
         subject: format!("infer.results.{model}.all").into(),
+        result: result(),
         prefix: format!("{inbox}.r."),
         client,
     };
@@ -79,6 +88,7 @@ struct Relay {
     client: Client,
     context: jetstream::Context,
     subject: Subject,
+    result: Bytes,
     prefix: String,
 }
 
@@ -90,10 +100,16 @@ impl Relay {
         let sequence = info.stream_sequence;
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Msg-Id", format!("INFER_JOBS.{sequence}.{}", info.published.unix_timestamp_nanos()));
+        // Where a sender waits for its answer, that is where it goes, under the sender's name for it.
+        let mut subject = self.subject.clone();
+        let given = |name| message.headers.as_ref().and_then(|headers| headers.get(name));
+        if let Some(reply) = given(header::REPLY) {
+            subject = subject.replace(".all", &format!(".{reply}")).into();
+            given(header::JOB_ID).into_iter().for_each(|id| headers.insert(header::JOB_ID, id.clone()));
+        }
         let ack = message.message.reply.clone().context("a delivery has a reply subject")?;
         let reply = format!("{}{sequence}", self.prefix);
-        let body = RESULT.as_slice().into();
-        self.client.publish_with_reply_and_headers(self.subject.clone(), reply, headers, body).await?;
+        self.client.publish_with_reply_and_headers(subject, reply, headers, self.result.clone()).await?;
         Ok(ack)
     }
 }

@@ -9,10 +9,10 @@ use anyhow::{Context, bail};
 use gristmill_schemas::{Datatype, Shape, Tensor};
 use serde_json::{Map, Value};
 
-use super::{Args, encode, pair};
+use super::{Inputs, encode, pair};
 
 /// The job's body, from whichever source was named.
-pub(super) fn body(args: &Args) -> anyhow::Result<Vec<u8>> {
+pub(super) fn body(args: &Inputs) -> anyhow::Result<Vec<u8>> {
     if let Some(path) = &args.raw {
         return read(path);
     }

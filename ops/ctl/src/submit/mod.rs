@@ -31,25 +31,8 @@ pub struct Args {
     /// Model
     model: Token,
 
-    /// Inputs as a JSON object: name to nested array; numbers become FP32 or INT64 unless --datatype says otherwise
-    #[arg(long, value_name = "JSON|@FILE", conflicts_with_all = ["npy", "raw"])]
-    json: Option<String>,
-
-    /// Input from a NumPy file; may be repeated
-    #[arg(long, value_name = "NAME=FILE", conflicts_with = "raw")]
-    npy: Vec<String>,
-
-    /// The job's body as it is, `-` for standard input
-    #[arg(long, value_name = "FILE")]
-    raw: Option<PathBuf>,
-
-    /// Datatype of a JSON input; may be repeated
-    #[arg(long, value_name = "NAME=TYPE")]
-    datatype: Vec<String>,
-
-    /// Only this output; may be repeated
-    #[arg(long, value_name = "NAME")]
-    output: Vec<String>,
+    #[command(flatten)]
+    inputs: Inputs,
 
     /// online or bulk
     #[arg(long, default_value = "online")]
@@ -72,6 +55,37 @@ pub struct Args {
     json_output: bool,
 }
 
+/// A job's inputs, and which outputs it wants.
+#[derive(clap::Args)]
+pub struct Inputs {
+    /// Inputs as a JSON object: name to nested array; numbers become FP32 or INT64 unless --datatype says otherwise
+    #[arg(long, value_name = "JSON|@FILE", conflicts_with_all = ["npy", "raw"])]
+    json: Option<String>,
+
+    /// Input from a NumPy file; may be repeated
+    #[arg(long, value_name = "NAME=FILE", conflicts_with = "raw")]
+    npy: Vec<String>,
+
+    /// The job's body as it is, `-` for standard input
+    #[arg(long, value_name = "FILE")]
+    raw: Option<PathBuf>,
+
+    /// Datatype of a JSON input; may be repeated
+    #[arg(long, value_name = "NAME=TYPE")]
+    datatype: Vec<String>,
+
+    /// Only this output; may be repeated
+    #[arg(long, value_name = "NAME")]
+    output: Vec<String>,
+}
+
+impl Inputs {
+    /// The job's body.
+    pub fn body(&self) -> anyhow::Result<Vec<u8>> {
+        input::body(self)
+    }
+}
+
 /// Runs `gristmill submit`.
 pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
     if !(0.001..=604_800.0).contains(&args.timeout) {
@@ -80,7 +94,7 @@ pub async fn run(connection: &Connection, args: Args) -> Result<(), Failure> {
             anyhow::anyhow!("--timeout is {}, 0.001 to 604800 seconds are allowed", args.timeout),
         ));
     }
-    let body = input::body(&args).map_err(|error| Failure::with(2, error))?;
+    let body = args.inputs.body().map_err(|error| Failure::with(2, error))?;
     let tracer = Tracer::start().await.map_err(|error| Failure::with(2, error))?;
     let done = ask(connection, args, body, &tracer).await;
     tracer.end().await;
