@@ -77,6 +77,9 @@ fn main() -> ExitCode {
         eprintln!("gristmill-worker: the settings are valid");
         return ExitCode::SUCCESS;
     }
+    if !is_supervisor {
+        gristmill_torch::keep_heap();
+    }
     // A supervisor has nothing to tell but its log.
     let otel = if is_supervisor { Settings::disabled() } else { config.otel.clone() };
     let telemetry = match Telemetry::start(&otel, &identity(&config), Some(&log(&config))) {

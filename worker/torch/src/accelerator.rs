@@ -16,10 +16,12 @@ pub(crate) fn is_usable(device: Device) -> bool {
     unsafe { gristmill_synchronize(index) }
 }
 
-/// Gives memory that libtorch keeps for later back to the device. On the CPU it keeps none.
+/// Gives memory that is kept for later back to the device.
 pub(crate) fn empty_cache(device: Device) {
     if device.is_cuda() {
         // SAFETY: takes nothing, throws nothing. A failure leaves the cache as it is.
         unsafe { gristmill_empty_cache() };
+    } else {
+        crate::heap::trim();
     }
 }

@@ -6,9 +6,11 @@ mod accelerator;
 mod cuda;
 mod device;
 mod failure;
+mod heap;
 mod module;
 mod text;
 mod value;
 
 pub use device::{DeviceError, DeviceSetting, InvalidDevice};
+pub use heap::keep_heap;
 pub use module::TorchLoader;
