@@ -82,7 +82,7 @@ impl Names {
         // Until the year 2262; numbers of 128 bits are slow to write.
         let nanos = i64::try_from(envelope.origin.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
         let (mut sequence, mut time) = (itoa::Buffer::new(), itoa::Buffer::new());
-        // Not by `format!`, which takes three times as long: this stands on every result.
+        // Not by `format!`, whose machinery shows in profiles: this stands on every result.
         [&self.jobs, ".", sequence.format(envelope.origin.sequence), ".", time.format(nanos)].concat()
     }
 

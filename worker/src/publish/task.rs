@@ -10,7 +10,7 @@ use crate::link::Current;
 use crate::message::Outcome;
 use crate::telemetry::{SlowLog, Vitals};
 
-/// Outcomes, or words of the server, taken at once. The clock is read once for all of them: a burst takes about a millisecond.
+/// Outcomes, or words of the server, taken at once. The clock is read once for all of them.
 const BURST: usize = 256;
 
 /// How often is looked for what has to be sent again: the shortest pause between two attempts.

@@ -3,7 +3,7 @@
 /// Has the heap keep what is freed, for the next batch. Call once, before there are threads.
 ///
 /// A forward pass makes and frees tensors of megabytes, the same ones each time. glibc gives such blocks back to the system and
-/// fetches them anew, and each page costs a fault: half the time of a small CNN. One arena, since those of threads other than the
+/// fetches them anew, and each page costs a fault, which `contest --workloads image` shows. One arena, since those of threads other than the
 /// first are of 64 MiB at most. Does nothing where the environment has its own mind about it (`MALLOC_*`, `GLIBC_TUNABLES`) or the
 /// C library is another.
 pub fn keep_heap() {
