@@ -177,3 +177,27 @@ fn the_command_does_not_link_libtorch() {
     let needle = b"libtorch_cpu.so";
     assert!(!bytes.windows(needle.len()).any(|window| window == needle));
 }
+
+#[tokio::test]
+async fn bench_answers_for_every_job_and_says_how_long_it_took() {
+    let nats = Nats::start();
+    let _worker = WorkerBuilder::new(&nats, &["mlp"]).start();
+    let input = format!("{{\"x\": [{:?}]}}", [0.5; 64]);
+    let saved = tempfile::NamedTempFile::new().unwrap();
+    let saved = saved.path().display().to_string();
+    let load = ["bench", "mlp", "--json", &input, "--rate", "100", "--warm-up", "0.5", "--seconds", "1"];
+    let ended = gristmill(&nats, &[&load[..], &["--arrivals", "constant", "--json-output", "--save", &saved]].concat());
+    assert_eq!(ended.code, 0, "{}", ended.err);
+    let runs: serde_json::Value = serde_json::from_slice(&ended.out).unwrap();
+    assert_eq!(
+        (&runs[0]["answered"], &runs[0]["refused"], &runs[0]["unanswered"]),
+        (&100.into(), &0.into(), &0.into())
+    );
+    assert!(runs[0]["p50"].as_f64().unwrap() > 0.0);
+    let compared = gristmill(&nats, &[&load[..], &["--compare", &saved]].concat());
+    assert!(String::from_utf8_lossy(&compared.out).contains("P50 / P99 TO BEFORE"), "{}", compared.err);
+    let silent =
+        gristmill(&nats, &["bench", "nobody", "--json", &input, "--rate", "5", "--seconds", "1", "--timeout", "0"]);
+    assert_eq!(silent.code, 1);
+    assert!(silent.err.contains("jobs were not answered within 0 s"), "{}", silent.err);
+}
