@@ -1,21 +1,22 @@
 //! What travels through the pipeline: `Delivery -> Job -> Batch -> Outcome`, each consuming the one before.
 
+mod engine;
+
 use std::sync::Arc;
-use std::sync::mpsc::SyncSender;
-use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use gristmill_engine::{LoadError, Part, RowSlice, Signature};
+use gristmill_engine::{Part, RowSlice, Signature};
 use gristmill_schemas::metric::attribute;
 use gristmill_schemas::{Datatype, ErrorCode, Lane, Parameters, Shape, Token, TraceContext};
 use gristmill_telemetry::{KeyValue, Link};
 use time::OffsetDateTime;
-use tokio::sync::oneshot;
 
-use crate::telemetry::{CloseReason, ModelMeters, RunClock, Trace};
+use crate::telemetry::{CloseReason, ModelMeters, Trace};
 use crate::ticket::Ticket;
+
+pub use engine::{AHEAD, Broken, Ceiling, EngineEvent, Instance, Ran, Report};
 
 /// A message as the server delivered it.
 #[derive(Debug)]
@@ -238,72 +239,6 @@ pub struct Batch {
     pub seal: Arc<Seal>,
 }
 
-/// What an engine instance tells the batch task.
-#[derive(Debug)]
-pub struct Report {
-    /// Model the instance runs.
-    pub model: Arc<Served>,
-    /// Its number in the process.
-    pub instance: u64,
-    /// What happened.
-    pub event: EngineEvent,
-}
-
-/// What happened to an engine instance.
-#[derive(Debug)]
-pub enum EngineEvent {
-    /// It is ready for its first batch. Batches go here, [`AHEAD`] at most that are not done; dropping this ends the thread.
-    Ready(SyncSender<Batch>),
-    /// It has done a batch.
-    Done {
-        /// What did not fit the device's memory.
-        learned: Vec<Ceiling>,
-        /// What it cost, if it ran as a whole.
-        ran: Option<Ran>,
-    },
-}
-
-/// Batches that an instance may have: one that runs, and one for it to go on with.
-pub const AHEAD: usize = 2;
-
-/// A run of a whole batch.
-#[derive(Debug, Clone, Copy)]
-pub struct Ran {
-    /// Elements of the largest input, those filled in included.
-    pub elements: usize,
-    /// From host tensors to host tensors.
-    pub took: Duration,
-}
-
-/// Rows of one shape that a device's memory was found to hold.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Ceiling {
-    /// The shape.
-    pub tails: Tails,
-    /// At least 1.
-    pub rows: usize,
-}
-
-/// An engine instance that can no longer run anything: the process has to end.
-#[derive(Debug, Clone)]
-pub struct Broken {
-    /// Its model.
-    pub model: Token,
-    /// Why.
-    pub reason: String,
-}
-
-/// An engine instance whose thread has started.
-#[derive(Debug)]
-pub struct Instance {
-    /// The thread; ends with the drain.
-    pub thread: JoinHandle<()>,
-    /// Tells once that the model is loaded and warm, or why it is not.
-    pub warm: oneshot::Receiver<Result<(), LoadError>>,
-    /// How long its present run takes.
-    pub clock: Arc<RunClock>,
-}
-
 /// A job's end, on its way to be published.
 #[derive(Debug)]
 pub struct Outcome {
@@ -353,62 +288,5 @@ impl Batch {
     }
 }
 
-/// Deliveries for the tests of the stages, with what the settle task would hear of them.
 #[cfg(test)]
-pub(crate) mod testing {
-    use super::*;
-    use crate::ticket::Notice;
-    use tokio::sync::mpsc;
-
-    /// A delivery of `payload` on the online lane of model `m`, stored just now.
-    pub(crate) fn delivery(payload: Vec<u8>, headers: &[(&str, &str)]) -> (Delivery, mpsc::Receiver<Notice>) {
-        let (notices, inbox) = mpsc::channel(4);
-        let mut map = HeaderMap::new();
-        headers.iter().for_each(|(name, value)| map.insert(*name, *value));
-        let model: Token = "m".parse().unwrap();
-        let consumer = Arc::new(Consumer { model, lane: Lane::Online, name: "m-online".into() });
-        let origin = Origin {
-            subject: "infer.jobs.m.online".into(),
-            headers: Some(map),
-            payload: payload.into(),
-            consumer,
-            sequence: 7,
-            published: OffsetDateTime::now_utc(),
-            deliveries: 1,
-            pending: 0,
-            received: Instant::now(),
-            suspicion: Suspicion::ByDeliveries,
-        };
-        (Delivery { ticket: Ticket::new(7, None, notices), origin }, inbox)
-    }
-
-    /// An envelope around such a delivery. Nobody hears of its end.
-    pub(crate) fn envelope(id: &str) -> Box<Envelope> {
-        let Delivery { ticket, origin } = delivery(vec![], &[]).0;
-        let context = TraceContext { trace_id: [1; 16], span_id: [1; 8], flags: 0 };
-        let trace = Trace { context, parent: None, is_recorded: false };
-        let (id, reply, in_stream) = (id.to_owned(), "all".parse().unwrap(), Duration::ZERO);
-        let marks = Marks { decoded: origin.received, queued: None, sealed: None, ran: None };
-        Box::new(Envelope { ticket, origin, id, reply, trace, in_stream, marks })
-    }
-
-    /// The seal of a batch of so many jobs.
-    pub(crate) fn seal(jobs: usize) -> Arc<Seal> {
-        let (at, reason) = (Instant::now(), CloseReason::Idle);
-        Arc::new(Seal { at, first_queued: at, reason, jobs, rows: jobs, trace: None, links: Vec::new() })
-    }
-
-    /// Instruments of a model that measure nothing.
-    pub(crate) fn meters() -> Arc<ModelMeters> {
-        let (name, version) = ("m".parse().unwrap(), "1".parse().unwrap());
-        crate::telemetry::Meters::off().model(&name, &version, "", "cpu", 64)
-    }
-
-    /// What a refusal says.
-    pub(crate) fn refusal(outcome: &Outcome) -> (ErrorCode, &str) {
-        match &outcome.answer {
-            Answer::Refused { code, message, .. } => (*code, message),
-            Answer::Ok { .. } => panic!("{outcome:?}"),
-        }
-    }
-}
+pub(crate) mod testing;

@@ -1,0 +1,198 @@
+use super::*;
+use proptest::prelude::*;
+
+const DELAY: Duration = Duration::from_millis(10);
+
+/// The next batch, without the reason.
+fn take(former: &mut Former<&'static str, u32>, now: Instant) -> Option<(&'static str, Vec<u32>)> {
+    former.take(now).map(|Closed { key, jobs, .. }| (key, jobs))
+}
+
+fn former(max_rows: usize, max_delay: Duration) -> Former<&'static str, u32> {
+    Former::new(Limits { max_rows, max_elements: usize::MAX, max_delay })
+}
+
+fn online(rows: usize) -> Facts {
+    Facts { lane: Lane::Online, rows, length: 1, elements: rows, deadline: None, is_last: false, suspect: None }
+}
+
+fn bulk(rows: usize) -> Facts {
+    Facts { lane: Lane::Bulk, ..online(rows) }
+}
+
+#[test]
+fn an_idle_engine_takes_what_is_there_when_no_delay_is_set() {
+    let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
+    assert!(take(&mut former, now).is_none());
+    former.push("a", 1, online(1), now);
+    assert_eq!(take(&mut former, now), Some(("a", vec![1])));
+    assert!(take(&mut former, now).is_none() && former.next_wake().is_none());
+}
+
+#[test]
+fn a_delay_is_waited_for_unless_the_batch_is_full_or_the_stream_is_empty() {
+    let now = Instant::now();
+    let mut waits = former(4, DELAY);
+    waits.push("a", 1, online(1), now);
+    assert!(take(&mut waits, now).is_none());
+    assert_eq!(waits.next_wake(), Some(now + DELAY));
+    assert!(take(&mut waits, now + DELAY).is_some());
+    let mut full = former(4, DELAY);
+    (0..4).for_each(|job| full.push("a", job, online(1), now));
+    assert_eq!(take(&mut full, now).map(|(_, jobs)| jobs.len()), Some(4));
+    let mut closing = former(4, DELAY);
+    closing.push("a", 1, Facts { is_last: true, ..online(1) }, now);
+    assert!(take(&mut closing, now).is_some());
+}
+
+#[test]
+fn a_batch_says_why_it_was_closed() {
+    let now = Instant::now();
+    let reason = |max_delay, facts: &[Facts], at: Instant| {
+        let mut former = former(4, max_delay);
+        facts.iter().for_each(|facts| former.push("a", 0, *facts, now));
+        former.take(at).map(|closed| closed.reason)
+    };
+    let soon = Facts { deadline: Some(now + DELAY), ..online(1) };
+    assert_eq!(reason(DELAY, &[online(4)], now), Some(CloseReason::Full));
+    assert_eq!(reason(DELAY, &[online(1)], now + DELAY), Some(CloseReason::Timeout));
+    assert_eq!(reason(DELAY, &[soon], now + DELAY / 2), Some(CloseReason::Deadline));
+    assert_eq!(reason(DELAY, &[Facts { is_last: true, ..online(1) }], now), Some(CloseReason::Idle));
+    assert_eq!(reason(Duration::ZERO, &[online(1)], now), Some(CloseReason::Idle));
+    assert_eq!(reason(DELAY, &[Facts { suspect: Some(1), ..online(1) }], now), Some(CloseReason::Solo));
+}
+
+#[test]
+fn what_stays_behind_a_full_batch_waits_its_own_delay() {
+    let (mut former, now) = (former(2, DELAY), Instant::now());
+    (0..2).for_each(|job| former.push("a", job, online(1), now));
+    former.push("a", 2, Facts { is_last: true, ..online(1) }, now);
+    assert_eq!(take(&mut former, now).map(|(_, jobs)| jobs.len()), Some(2));
+    assert!(take(&mut former, now).is_none());
+    assert!(take(&mut former, now + DELAY).is_some());
+}
+
+#[test]
+fn a_batch_is_full_by_elements_too() {
+    let now = Instant::now();
+    let mut former = Former::new(Limits { max_rows: 100, max_elements: 30, max_delay: DELAY });
+    (0..4).for_each(|job| former.push("a", job, Facts { elements: 10, ..online(1) }, now));
+    assert_eq!(take(&mut former, now), Some(("a", vec![0, 1, 2])));
+}
+
+#[test]
+fn a_suspect_runs_alone_and_does_not_hold_the_others_up() {
+    let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
+    (0..3).rev().for_each(|job| former.push("a", job, Facts { suspect: Some(job.into()), ..online(1) }, now));
+    for job in 10..50 {
+        former.push("a", job, online(1), now);
+    }
+    let batches: Vec<Vec<u32>> = std::iter::from_fn(|| take(&mut former, now)).map(|(_, jobs)| jobs).collect();
+    let alone: Vec<usize> = (0..batches.len()).filter(|at| batches[*at][0] < 10).collect();
+    assert_eq!(alone, [0, 4, 7], "while others wait one in four is a suspect's, then each: {batches:?}");
+    assert_eq!(alone.iter().map(|at| &batches[*at][..]).collect::<Vec<_>>(), [[0], [1], [2]], "lower ranks first");
+    assert_eq!((batches.len(), former.waiting(), former.next_wake()), (8, [0, 0], None));
+}
+
+#[test]
+fn a_suspect_expires_like_any_job() {
+    let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
+    former.push("a", 1, Facts { suspect: Some(0), deadline: Some(now + DELAY), ..online(1) }, now);
+    assert_eq!(former.next_deadline(), Some(now + DELAY));
+    assert_eq!(former.take_expired(now + DELAY), [(1, now + DELAY)]);
+    assert_eq!(former.waiting(), [0, 0]);
+}
+
+#[test]
+fn a_busy_engine_is_given_only_what_nothing_can_join() {
+    let (mut former, now) = (former(2, Duration::ZERO), Instant::now());
+    former.push("a", 1, online(1), now);
+    former.push("b", 2, online(1), now);
+    former.push("b", 3, Facts { suspect: Some(1), ..online(1) }, now);
+    assert_eq!(former.take_full(now), None);
+    former.push("b", 4, online(1), now);
+    let full = Closed { key: "b", jobs: vec![2, 4], reason: CloseReason::Full };
+    assert_eq!((former.take_full(now), former.take_full(now)), (Some(full), None));
+    assert_eq!(former.waiting(), [2, 0]);
+}
+
+#[test]
+fn a_ceiling_bounds_a_batch_and_makes_it_full() {
+    let (mut former, now) = (former(8, DELAY), Instant::now());
+    former.ceilings.lower("a", 2, now);
+    (0..3).for_each(|job| former.push("a", job, online(1), now));
+    assert_eq!(take(&mut former, now), Some(("a", vec![0, 1])));
+    assert_eq!(take(&mut former, now), None);
+}
+
+#[test]
+fn a_deadline_shortens_the_delay() {
+    let (mut former, now) = (former(4, DELAY), Instant::now());
+    let deadline = Some(now + Duration::from_millis(8));
+    former.push("a", 1, Facts { deadline, ..online(1) }, now);
+    assert_eq!(former.next_wake(), Some(now + Duration::from_millis(4)));
+}
+
+#[test]
+fn an_expired_job_is_taken_out_and_its_mates_stay() {
+    let (mut former, now) = (former(4, DELAY), Instant::now());
+    let deadline = now + Duration::from_millis(1);
+    former.push("a", 1, Facts { deadline: Some(deadline), ..online(1) }, now);
+    former.push("a", 2, online(1), now);
+    assert!(former.take_expired(now).is_empty());
+    assert_eq!(former.take_expired(deadline), vec![(1, deadline)]);
+    assert_eq!(take(&mut former, now + DELAY), Some(("a", vec![2])));
+}
+
+#[test]
+fn another_shape_neither_joins_nor_ends_a_batch() {
+    let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
+    for job in 0..6 {
+        former.push(if job % 2 == 0 { "a" } else { "b" }, job, online(1), now);
+    }
+    let mut batches = [take(&mut former, now).unwrap(), take(&mut former, now).unwrap()];
+    batches.sort();
+    assert_eq!(batches, [("a", vec![0, 2, 4]), ("b", vec![1, 3, 5])]);
+}
+
+#[test]
+fn online_goes_first_and_bulk_keeps_its_floor() {
+    let (mut former, now) = (former(1, Duration::ZERO), Instant::now());
+    (0..100).for_each(|job| former.push("a", job, bulk(1), now));
+    (100..200).for_each(|job| former.push("a", job, online(1), now));
+    let first: Vec<bool> = (0..16).map(|_| take(&mut former, now).unwrap().1[0] >= 100).collect();
+    assert_eq!(first.iter().filter(|online| !**online).count(), 2, "{first:?}");
+    assert!(first[..7].iter().all(|online| *online));
+}
+
+#[test]
+fn bulk_jobs_fill_what_online_jobs_leave() {
+    let (mut former, now) = (former(3, Duration::ZERO), Instant::now());
+    former.push("a", 1, bulk(1), now);
+    former.push("a", 2, online(2), now);
+    assert_eq!(take(&mut former, now), Some(("a", vec![2, 1])));
+}
+
+proptest! {
+    #[test]
+    fn no_job_is_lost_doubled_or_put_over_a_limit(
+        jobs in prop::collection::vec((0usize..3, any::<bool>(), 1usize..20), 1..200),
+        max_rows in 1usize..40,
+    ) {
+        let now = Instant::now();
+        let keys = ["a", "b", "c"];
+        let mut former = former(max_rows, Duration::ZERO);
+        for (job, &(key, is_bulk, rows)) in jobs.iter().enumerate() {
+            former.push(keys[key], job as u32, if is_bulk { bulk(rows) } else { online(rows) }, now);
+        }
+        let mut seen = vec![0; jobs.len()];
+        while let Some((key, batch)) = take(&mut former, now) {
+            let rows: usize = batch.iter().map(|&job| jobs[job as usize].2).sum();
+            prop_assert!(rows <= max_rows || batch.len() == 1);
+            prop_assert!(batch.iter().all(|&job| keys[jobs[job as usize].0] == key));
+            batch.iter().for_each(|&job| seen[job as usize] += 1);
+        }
+        prop_assert!(seen.iter().all(|&times| times == 1));
+        prop_assert_eq!(former.waiting(), [0, 0]);
+    }
+}
