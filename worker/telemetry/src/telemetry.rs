@@ -27,9 +27,9 @@ use crate::signal::{Exports, Signal};
 use crate::snapshot::Snapshots;
 use crate::span::Spans;
 
-/// Spans waiting for export, and in one export. The most that jobs are recorded by default, 2,000 a second, make some 11,000 a
-/// second. The queue is memory from the start, some 800 bytes a place, and walked round and round; an export of this size stays
-/// below the 4 MiB that collectors take by default.
+/// Spans waiting for export, and in one export. 2,000 jobs a second, the most that are recorded by default, make five spans each,
+/// and the queue is emptied every second. It is memory from the start, and walked round and round; an export of this size stays below
+/// the 4 MiB that collectors take by default.
 const SPAN_QUEUE: (usize, usize) = (16_384, 2048);
 
 /// Log lines waiting for standard output.
