@@ -105,7 +105,7 @@ impl Jobs {
     /// # Panics
     /// If the model has no consumers.
     pub async fn deliveries(&self, model: &str) -> u64 {
-        let stream = self.context.get_stream("INFER_JOBS").await.expect("the stream is there");
+        let stream = self.stream("INFER_JOBS").await;
         let mut sum = 0;
         for lane in ["online", "bulk"] {
             let consumer: PullConsumer = stream.get_consumer(&format!("{model}-{lane}")).await.expect("it is there");

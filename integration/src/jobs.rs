@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::context::PublishAckFuture;
+use async_nats::jetstream::context::{GetStreamErrorKind, PublishAckFuture};
+use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
 use futures_util::StreamExt;
 use gristmill_schemas::{Datatype, ErrorBody, JobBody, Reply, ResultBody, Shape, Tensor, header};
@@ -181,8 +182,8 @@ impl Jobs {
         if count == 0 {
             return;
         }
-        let stream = self.context.get_stream(stream).await.expect("the stream is there");
-        let consumer = stream.create_consumer(OrderedConfig::default()).await.expect("a reader can be made");
+        let consumer = self.stream(stream).await.create_consumer(OrderedConfig::default()).await;
+        let consumer = consumer.expect("a reader can be made");
         let mut messages = consumer.messages().await.expect("a reader can read");
         for index in 0..count {
             let message = tokio::time::timeout(PATIENCE, messages.next()).await;
@@ -200,8 +201,22 @@ impl Jobs {
     /// # Panics
     /// If there is no such stream.
     pub async fn stored_count(&self, stream: &str) -> u64 {
-        let stream = self.context.get_stream(stream).await.expect("the stream is there");
-        stream.cached_info().state.messages
+        self.stream(stream).await.cached_info().state.messages
+    }
+
+    /// A stream as it is now. Asks again while nobody answers: that is an election going on, or a broker on its way up.
+    pub(crate) async fn stream(&self, name: &str) -> Stream {
+        let started = Instant::now();
+        loop {
+            match self.context.get_stream(name).await {
+                Ok(stream) => return stream,
+                Err(error) if matches!(error.kind(), GetStreamErrorKind::Request) => {
+                    assert!(started.elapsed() < PATIENCE, "nobody says anything of stream {name}: {error}");
+                }
+                Err(error) => panic!("stream {name}: {error}"),
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Waits until the jobs stream is empty: every job is settled.

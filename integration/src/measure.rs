@@ -38,7 +38,7 @@ impl Speed {
         let worker = configure(WorkerBuilder::new(&backlog.nats, &["mlp"])).start();
         backlog.reaches(jobs).await;
         let cpu = worker.process.cpu_seconds() * 1e6 / jobs as f64;
-        let stream = backlog.sender.context.get_stream("INFER_RESULTS").await.expect("the stream is there");
+        let stream = backlog.sender.stream("INFER_RESULTS").await;
         let state = &stream.cached_info().state;
         let seconds = (state.last_timestamp - state.first_timestamp).as_seconds_f64();
         (Self { rate: jobs as f64 / seconds, cpu }, worker, backlog.nats)

@@ -114,6 +114,9 @@ async fn a_cluster_whose_leaders_are_killed_over_and_over_loses_and_doubles_noth
         ));
         stepped_up += usize::from(next != leader);
     }
+    jobs.drained().await;
+    // Whoever leads by then has all that was stored, and elections are over.
+    cluster.is_whole("INFER_RESULTS").await;
     let audit = jobs.audit(count, |id, answer| mlp.check(id, answer)).await;
     let (again, twice) = (worker.count("publish_retries"), worker.count("duplicate_results"));
     let (deliveries, stored_twice) = (worker.count("received"), audit.stored_twice.len());
