@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use gristmill_schemas::metric::attribute;
-use gristmill_schemas::{ErrorCode, InvalidJob, JobBody, JobHeaders, Token, header};
+use gristmill_schemas::{ErrorCode, InvalidJob, JobBody, JobHeaders, Token, TraceContext, header};
 use gristmill_telemetry::KeyValue;
 use time::OffsetDateTime;
 
@@ -36,6 +36,14 @@ pub struct Redelivery {
     pub max_deliver: i64,
 }
 
+/// What of its headers and body a job is answered by.
+struct Address {
+    id: String,
+    reply: Token,
+    /// The sender's place in its trace.
+    parent: Option<TraceContext>,
+}
+
 /// From this delivery on, a job that was not answered in time runs alone. The second may be the end of a drain, whoever
 /// ended it; twice is no accident.
 const SUSPECT_FROM: i64 = 3;
@@ -61,16 +69,17 @@ impl Redelivery {
 impl Decoder {
     /// Reads one delivery. `now` is the wall clock.
     pub fn decode(&self, delivery: Delivery, now: OffsetDateTime) -> Result<Job, Box<Outcome>> {
-        // Text in headers and body is borrowed from here while the delivery itself moves into the envelope.
-        let (header_map, payload) = (delivery.origin.headers.clone(), delivery.origin.payload.clone());
-        let mut headers = read_headers(header_map.as_ref());
-        let fault = headers.fault.take();
-        let body = match fault {
+        // The body is borrowed from here while the delivery itself moves into the envelope.
+        let payload = delivery.origin.payload.clone();
+        let mut headers = read_headers(delivery.origin.headers.as_ref());
+        let body = match headers.fault.take() {
             Some(fault) => Err(fault.into()),
             None => JobBody::decode(&payload, self.max_bytes),
         };
         let body_id = body.as_ref().ok().and_then(|body| body.id);
-        let envelope = self.envelope(delivery, now, &headers, body_id);
+        let (version, timeout) = (headers.version.take(), headers.timeout);
+        let address = self.address(headers, body_id, delivery.origin.sequence);
+        let envelope = self.envelope(delivery, now, address);
         let (received, deliveries) = (envelope.origin.received, envelope.origin.deliveries);
         let is_suspect = match envelope.origin.suspicion {
             Suspicion::Suspect => true,
@@ -83,58 +92,59 @@ impl Decoder {
                 format!("delivered {deliveries} times without an answer, the consumer allows {most}; not run again");
             return Err(Outcome::refused(envelope, None, ErrorCode::Quarantined, text).into());
         }
-        let deadline = headers.timeout.map(|timeout| deadline(&envelope, timeout));
+        let deadline = timeout.map(|timeout| deadline(&envelope, timeout));
         match (body, deadline) {
             (_, Some(deadline)) if deadline <= received => Err(Outcome::expired(envelope, deadline, received).into()),
-            (Ok(body), _) => Ok(Job { is_suspect, ..job(envelope, headers.version, body, &payload, deadline) }),
+            (Ok(body), _) => Ok(Job { is_suspect, ..job(envelope, version, body, &payload, deadline) }),
             (Err(error), _) => Err(refused(envelope, &error).into()),
         }
     }
 
     /// Refuses a delivery without reading its body.
     pub fn refuse(&self, delivery: Delivery, now: OffsetDateTime, code: ErrorCode, message: impl ToString) -> Outcome {
-        let header_map = delivery.origin.headers.clone();
-        let envelope = self.envelope(delivery, now, &read_headers(header_map.as_ref()), None);
+        let address = self.address(read_headers(delivery.origin.headers.as_ref()), None, delivery.origin.sequence);
+        let envelope = self.envelope(delivery, now, address);
         Outcome::refused(envelope, None, code, message)
+    }
+
+    fn address(&self, headers: JobHeaders<'_>, body_id: Option<&str>, sequence: u64) -> Address {
+        // The sender's own label first, in the header or the body; then the id that deduplicated the submission.
+        let id = headers.job_id.or(body_id).or(headers.msg_id);
+        Address {
+            id: id.map_or_else(|| format!("{}.{sequence}", self.stream), str::to_owned),
+            reply: headers.reply.unwrap_or_else(|| DEFAULT_REPLY.clone()),
+            parent: headers.trace,
+        }
     }
 
     fn envelope(
         &self,
         Delivery { ticket, origin }: Delivery,
         now: OffsetDateTime,
-        headers: &JobHeaders<'_>,
-        body_id: Option<&str>,
+        Address { id, reply, parent }: Address,
     ) -> Box<Envelope> {
-        // The sender's own label first, in the header or the body; then the id that deduplicated the submission.
-        let id = headers.job_id.or(body_id).or(headers.msg_id);
         let mut envelope = Box::new(Envelope {
-            id: id.map_or_else(|| format!("{}.{}", self.stream, origin.sequence), str::to_owned),
-            reply: headers.reply.clone().unwrap_or_else(|| DEFAULT_REPLY.clone()),
-            trace: self.tracing.join(headers.trace),
+            id,
+            reply,
+            trace: self.tracing.join(parent),
             in_stream: Duration::try_from(now - origin.published).unwrap_or_default(),
             marks: Marks { decoded: Instant::now(), queued: None, sealed: None, ran: None },
             ticket,
             origin,
         });
         if envelope.trace.is_recorded {
-            let span = self.processing(&envelope.trace, &envelope.origin, &envelope.id, now, headers.msg_id);
+            let span = self.processing(&envelope.trace, &envelope.origin, &envelope.id, now);
             envelope.ticket.record(span.into());
         }
         envelope
     }
 
     /// The `process` span of a recorded job, as far as it is known when the job has been read.
-    fn processing(
-        &self,
-        trace: &Trace,
-        origin: &Origin,
-        id: &str,
-        now: OffsetDateTime,
-        msg_id: Option<&str>,
-    ) -> Processing {
+    fn processing(&self, trace: &Trace, origin: &Origin, id: &str, now: OffsetDateTime) -> Processing {
         let template = format!("{}.jobs", self.tracing.namespace);
         let sequence = i64::try_from(origin.sequence).unwrap_or(i64::MAX);
         let consumer = &origin.consumer;
+        let msg_id = read_headers(origin.headers.as_ref()).msg_id;
         let mut attributes = Vec::with_capacity(20);
         attributes.extend(destination(&self.tracing.server, &template));
         attributes.extend(job_attributes("process", "process"));
@@ -215,7 +225,7 @@ mod tests {
     use super::*;
     use crate::message::testing::{delivery, refusal};
     use crate::telemetry::{Limiter, Server};
-    use gristmill_schemas::{Datatype, Shape, Tensor, TraceContext};
+    use gristmill_schemas::{Datatype, Shape, Tensor};
     use gristmill_telemetry::{Propagation, Sampling};
 
     fn tracing() -> Tracing {

@@ -25,8 +25,8 @@ const GIVE_BACK_DELAY: Duration = Duration::from_millis(500);
 /// Longest wait for the server's confirmation of the last acknowledgement.
 const BARRIER_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// Notices taken from the inbox at once.
-const BURST: usize = 256;
+/// Bursts taken from the inbox at once.
+const BURSTS: usize = 64;
 
 /// The settle task.
 pub struct Settler {
@@ -37,7 +37,7 @@ pub struct Settler {
     /// Whether anything goes out: without a connection, keep-alives would pile up in the client.
     pub link: watch::Receiver<Link>,
     /// Tells intake which deliveries are closed. Has room for every open one.
-    pub closed: mpsc::Sender<Closed>,
+    pub closed: mpsc::Sender<Vec<Closed>>,
     /// After this long without an answer or a keep-alive, the server delivers again.
     pub ack_wait: Duration,
     /// Written: answers, spans of jobs.
@@ -62,25 +62,29 @@ struct Swept {
 
 impl Settler {
     /// Runs until every delivery is settled and no more can come: `notices` ends when intake and every ticket are gone.
-    pub async fn run(self, mut notices: mpsc::Receiver<Notice>) {
+    pub async fn run(self, mut notices: mpsc::Receiver<Vec<Notice>>) {
         let mut open = HashMap::default();
         let mut last_ack = None;
-        let mut burst = Vec::with_capacity(BURST);
+        let mut bursts = Vec::with_capacity(BURSTS);
         let mut deletes = FuturesUnordered::new();
         let mut sweep = interval(self.ack_wait / 12);
         sweep.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
-                received = notices.recv_many(&mut burst, BURST) => {
+                received = notices.recv_many(&mut bursts, BURSTS) => {
                     if received == 0 {
                         break;
                     }
-                    let (client, now) = (self.nats.client(), Instant::now());
-                    for notice in burst.drain(..) {
-                        if let Some(swept) = self.take(&client, &mut open, &mut last_ack, notice, now).await {
+                    let (client, now, mut closed) = (self.nats.client(), Instant::now(), Vec::new());
+                    for notice in bursts.drain(..).flatten() {
+                        if let Some(swept) = self.take(&client, &mut open, &mut last_ack, notice, now, &mut closed).await {
                             // Beside the loop: acks and keep-alives do not wait for it.
                             deletes.push(self.delete(swept));
                         }
+                    }
+                    if !closed.is_empty() {
+                        // Intake may be gone: then nobody counts permits any more.
+                        let _ = self.closed.send(closed).await;
                     }
                 }
                 Some(()) = deletes.next() => {}
@@ -99,6 +103,7 @@ impl Settler {
         last_ack: &mut Option<Subject>,
         notice: Notice,
         now: Instant,
+        closed: &mut Vec<Closed>,
     ) -> Option<Swept> {
         match notice {
             Notice::Opened { sequence, ack } => {
@@ -128,8 +133,7 @@ impl Settler {
                 self.trace(span, answer.map(|began| (of(verdict).as_str(), [began, Instant::now()])));
                 // After the answer: a crash in between leaves the job to be found, not to be forgotten.
                 slot.iter_mut().for_each(Slot::clear);
-                // Intake may be gone: then nobody counts permits any more.
-                let _ = self.closed.send(Closed { sequence, slot }).await;
+                closed.push(Closed { sequence, slot });
                 return swept;
             }
         }

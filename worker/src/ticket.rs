@@ -18,7 +18,7 @@ pub enum Verdict {
     GivenBack,
 }
 
-/// What the settle task is told, in this order for each delivery: once opened, perhaps renewed, once settled.
+/// What the settle task is told, in bursts and in this order for each delivery: once opened, perhaps renewed, once settled.
 #[derive(Debug)]
 pub enum Notice {
     /// A delivery was accepted; answer it under this ack subject.
@@ -51,15 +51,15 @@ pub struct Ticket {
     slot: Option<Slot>,
     /// The job's span, if it is recorded.
     span: Option<Box<Processing>>,
-    notices: mpsc::Sender<Notice>,
+    notices: mpsc::Sender<Vec<Notice>>,
     settled: bool,
 }
 
 impl Ticket {
-    /// A ticket for a delivery that the settle task was told of through the same channel.
+    /// A ticket for a delivery that the settle task is told of through the same channel before the ticket ends.
     ///
-    /// The channel must have room for a notice of every open ticket: settling does not wait.
-    pub fn new(sequence: u64, slot: Option<Slot>, notices: mpsc::Sender<Notice>) -> Self {
+    /// The channel must have room for a burst of every open ticket: settling does not wait.
+    pub fn new(sequence: u64, slot: Option<Slot>, notices: mpsc::Sender<Vec<Notice>>) -> Self {
         Self { sequence, slot, span: None, notices, settled: false }
     }
 
@@ -93,26 +93,36 @@ impl Ticket {
     }
 
     /// Ends the claim.
-    pub fn settle(mut self, verdict: Verdict) {
-        self.send(verdict);
+    pub fn settle(self, verdict: Verdict) {
+        Self::settle_all(vec![(self, verdict)]);
     }
 
-    fn send(&mut self, verdict: Verdict) {
-        if std::mem::replace(&mut self.settled, true) {
-            return;
-        }
-        let (sequence, slot, span) = (self.sequence, self.slot.take(), self.span.take());
-        if self.notices.try_send(Notice::Settled { sequence, verdict, slot, span }).is_err() {
-            // The settle task is gone (the process is ending) or the sizing above is broken. The server redelivers
-            // after ack_wait, and the result's dedup id keeps a second answer from being stored.
-            tracing::warn!(sequence, ?verdict, "settlement lost, the job will be delivered again");
-        }
+    /// Ends the claims of tickets of the same channel, at one wake-up.
+    pub fn settle_all(tickets: Vec<(Self, Verdict)>) {
+        let Some(notices) = tickets.first().map(|(ticket, _)| ticket.notices.clone()) else { return };
+        send(&notices, tickets.into_iter().map(|(mut ticket, verdict)| ticket.end(verdict)).collect());
+    }
+
+    fn end(&mut self, verdict: Verdict) -> Notice {
+        self.settled = true;
+        Notice::Settled { sequence: self.sequence, verdict, slot: self.slot.take(), span: self.span.take() }
     }
 }
 
 impl Drop for Ticket {
     fn drop(&mut self) {
-        self.send(Verdict::GivenBack);
+        if !self.settled {
+            let notice = self.end(Verdict::GivenBack);
+            send(&self.notices, vec![notice]);
+        }
+    }
+}
+
+fn send(notices: &mpsc::Sender<Vec<Notice>>, burst: Vec<Notice>) {
+    if let Err(lost) = notices.try_send(burst) {
+        // The settle task is gone (the process is ending) or the channel is too small. The server redelivers after
+        // ack_wait, and the result's dedup id keeps a second answer from being stored.
+        tracing::warn!(settlements = lost.into_inner().len(), "settlements lost, the jobs will be delivered again");
     }
 }
 
@@ -120,14 +130,19 @@ impl Drop for Ticket {
 mod tests {
     use super::*;
 
-    fn settled(notice: Option<Notice>) -> Verdict {
-        let Some(Notice::Settled { verdict, .. }) = notice else { panic!("{notice:?}") };
-        verdict
+    fn settled(notices: Option<Vec<Notice>>) -> Vec<(u64, Verdict)> {
+        let told = |notice| match notice {
+            Notice::Settled { sequence, verdict, .. } => (sequence, verdict),
+            other => panic!("{other:?}"),
+        };
+        notices.into_iter().flatten().map(told).collect()
     }
 
     #[tokio::test]
     async fn a_ticket_settles_once_and_a_dropped_one_is_given_back() {
         let (notices, mut inbox) = mpsc::channel(4);
+        let [first, second] = [7, 8].map(|sequence| Ticket::new(sequence, None, notices.clone()));
+        Ticket::settle_all(vec![(first, Verdict::Done), (second, Verdict::GivenBack)]);
         Ticket::new(1, None, notices.clone()).settle(Verdict::Done);
         drop(Ticket::new(2, None, notices.clone()));
         let panicked = std::thread::spawn(move || {
@@ -135,9 +150,10 @@ mod tests {
             panic!("a stage fails");
         });
         assert!(panicked.join().is_err());
-        assert_eq!(settled(inbox.recv().await), Verdict::Done);
-        assert_eq!(settled(inbox.recv().await), Verdict::GivenBack);
-        assert_eq!(settled(inbox.recv().await), Verdict::GivenBack);
+        assert_eq!(settled(inbox.recv().await), [(7, Verdict::Done), (8, Verdict::GivenBack)]);
+        assert_eq!(settled(inbox.recv().await), [(1, Verdict::Done)]);
+        assert_eq!(settled(inbox.recv().await), [(2, Verdict::GivenBack)]);
+        assert_eq!(settled(inbox.recv().await), [(3, Verdict::GivenBack)]);
         assert!(inbox.recv().await.is_none());
     }
 }

@@ -24,17 +24,17 @@ use crate::status::Status;
 use crate::telemetry::{SlowLog, Vitals};
 use crate::ticket::{Closed, Notice};
 
-/// Both ends of every channel.
+/// Both ends of every channel. What a stage has done in one go travels as one burst: one wake-up for the next stage.
 ///
-/// Each has room for all jobs in flight, so that no stage waits on a full channel in a circle; settle hears of an opening
-/// and a settlement for each job. The slack is for jobs that the sweeper takes in beside.
+/// Each has room for all jobs in flight, should each be a burst of its own, so that no stage waits on a full channel in a
+/// circle; settle hears of an opening and a settlement for each job. The slack is for jobs that the sweeper takes in beside.
 pub(super) struct Ends {
-    pub(super) outcomes: (mpsc::Sender<Outcome>, mpsc::Receiver<Outcome>),
+    pub(super) outcomes: (mpsc::Sender<Vec<Outcome>>, mpsc::Receiver<Vec<Outcome>>),
     pub(super) reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     pub(super) broken: (mpsc::Sender<Broken>, mpsc::Receiver<Broken>),
-    jobs: (mpsc::Sender<Job>, mpsc::Receiver<Job>),
-    notices: (mpsc::Sender<Notice>, mpsc::Receiver<Notice>),
-    closed: (mpsc::Sender<Closed>, mpsc::Receiver<Closed>),
+    jobs: (mpsc::Sender<Vec<Job>>, mpsc::Receiver<Vec<Job>>),
+    notices: (mpsc::Sender<Vec<Notice>>, mpsc::Receiver<Vec<Notice>>),
+    closed: (mpsc::Sender<Vec<Closed>>, mpsc::Receiver<Vec<Closed>>),
     /// Most messages that the client may hold for us unread.
     pub(super) subscriptions: usize,
 }
@@ -59,9 +59,9 @@ impl Ends {
 /// Where jobs enter the chain.
 #[derive(Clone)]
 struct Into {
-    jobs: mpsc::Sender<Job>,
-    outcomes: mpsc::Sender<Outcome>,
-    notices: mpsc::Sender<Notice>,
+    jobs: mpsc::Sender<Vec<Job>>,
+    outcomes: mpsc::Sender<Vec<Outcome>>,
+    notices: mpsc::Sender<Vec<Notice>>,
     stopped: Stopped,
 }
 
@@ -125,7 +125,7 @@ impl Stages<'_> {
         observers
     }
 
-    fn settler(&self, closed: mpsc::Sender<Closed>) -> Settler {
+    fn settler(&self, closed: mpsc::Sender<Vec<Closed>>) -> Settler {
         Settler {
             nats: self.nats.clone(),
             jobs: self.names().jobs,
@@ -136,7 +136,7 @@ impl Stages<'_> {
         }
     }
 
-    fn publisher(&self, inbox: mpsc::Receiver<Outcome>) -> Publisher {
+    fn publisher(&self, inbox: mpsc::Receiver<Vec<Outcome>>) -> Publisher {
         Publisher {
             inbox,
             nats: self.nats.clone(),
@@ -149,10 +149,10 @@ impl Stages<'_> {
 
     fn batcher(
         &self,
-        inbox: mpsc::Receiver<Job>,
+        inbox: mpsc::Receiver<Vec<Job>>,
         reports: mpsc::Receiver<Report>,
         routes: Routes,
-        outcomes: mpsc::Sender<Outcome>,
+        outcomes: mpsc::Sender<Vec<Outcome>>,
     ) -> Batcher {
         // The write end is dropped: models are loaded once, at start.
         let (_, routes) = watch::channel(Arc::new(routes));
@@ -160,7 +160,12 @@ impl Stages<'_> {
         Batcher { inbox, reports, routes, outcomes, counters, health }
     }
 
-    fn sweeper(&self, outcomes: mpsc::Sender<Outcome>, notices: mpsc::Sender<Notice>, stopped: Stopped) -> Sweeper {
+    fn sweeper(
+        &self,
+        outcomes: mpsc::Sender<Vec<Outcome>>,
+        notices: mpsc::Sender<Vec<Notice>>,
+        stopped: Stopped,
+    ) -> Sweeper {
         Sweeper {
             nats: self.nats.clone(),
             consumer: self.ready.sweeper.clone(),
@@ -193,7 +198,7 @@ impl Stages<'_> {
         &self,
         consumers: Vec<Arc<Consumer>>,
         into: Into,
-        closed: mpsc::Receiver<Closed>,
+        closed: mpsc::Receiver<Vec<Closed>>,
         adopted: Vec<u64>,
         journal: Journal,
     ) -> Intake {

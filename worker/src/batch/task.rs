@@ -16,21 +16,21 @@ use crate::telemetry::{CeilingReport, Count, Counters, Health};
 /// The batch task.
 pub struct Batcher {
     /// Jobs from intake; closed when intake stops.
-    pub inbox: mpsc::Receiver<Job>,
+    pub inbox: mpsc::Receiver<Vec<Job>>,
     /// What engines have done.
     pub reports: mpsc::Receiver<Report>,
     /// The models.
     pub routes: watch::Receiver<Arc<Routes>>,
     /// Where refusals go.
-    pub outcomes: mpsc::Sender<Outcome>,
+    pub outcomes: mpsc::Sender<Vec<Outcome>>,
     /// Written: batches.
     pub counters: Arc<Counters>,
     /// Written: queue depths.
     pub health: Arc<Health>,
 }
 
-/// Jobs taken from the inbox at once.
-const BURST: usize = 256;
+/// Bursts taken from the inbox at once.
+const BURSTS: usize = 16;
 
 /// What waits for one model, jobs and engines.
 struct Line {
@@ -65,18 +65,19 @@ impl Batcher {
     /// Runs until the inbox is closed, then gives back every job that has not started and lets the engines end.
     pub async fn run(mut self) {
         let mut lines = Lines::new();
-        let mut burst = Vec::with_capacity(BURST);
+        let mut bursts = Vec::with_capacity(BURSTS);
         loop {
             let wake = self.dispatch(&mut lines).await;
             self.report(&lines);
             tokio::select! {
-                received = self.inbox.recv_many(&mut burst, BURST) => {
+                received = self.inbox.recv_many(&mut bursts, BURSTS) => {
                     if received == 0 {
                         return;
                     }
                     let routes = Arc::clone(&self.routes.borrow_and_update());
-                    for job in burst.drain(..) {
-                        self.admit(&mut lines, &routes, job).await;
+                    let now = Instant::now();
+                    for job in bursts.drain(..).flatten() {
+                        self.admit(&mut lines, &routes, job, now).await;
                     }
                 }
                 report = self.reports.recv() => match report {
@@ -89,11 +90,10 @@ impl Batcher {
         }
     }
 
-    async fn admit(&self, lines: &mut Lines, routes: &Routes, job: Job) {
+    async fn admit(&self, lines: &mut Lines, routes: &Routes, job: Job, now: Instant) {
         let consumer = Arc::clone(&job.envelope.origin.consumer);
         match routes.route(job) {
             Ok(Routed { model, tails, mut job }) => {
-                let now = Instant::now();
                 job.envelope.marks.queued = Some(now);
                 let (own, length) = (job.part.length, model.padded_length(job.part.length));
                 let facts = Facts {
@@ -201,7 +201,7 @@ impl Batcher {
 
     async fn refuse(&self, outcome: Outcome) {
         // A closed channel means that publish is gone: the outcome is dropped and its job given back.
-        drop(self.outcomes.send(outcome).await);
+        drop(self.outcomes.send(vec![outcome]).await);
     }
 
     fn report(&self, lines: &Lines) {

@@ -1,5 +1,6 @@
 //! Intake: asks each consumer for as many jobs as there are permits, and turns deliveries into jobs.
 
+mod burst;
 mod consumer;
 mod credit;
 mod journal;

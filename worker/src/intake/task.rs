@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
+use super::burst::{Burst, Out};
 use super::credit::{Admission, Credit, EXPIRES, Pull};
 use super::journal::Journal;
 use super::silence::{SILENCE, Silence};
@@ -51,13 +52,13 @@ pub struct Intake {
     /// Reads jobs.
     pub decoder: Decoder,
     /// Where jobs go.
-    pub jobs: mpsc::Sender<Job>,
+    pub jobs: mpsc::Sender<Vec<Job>>,
     /// Where refusals go.
-    pub outcomes: mpsc::Sender<Outcome>,
+    pub outcomes: mpsc::Sender<Vec<Outcome>>,
     /// Where openings go; tickets get clones.
-    pub notices: mpsc::Sender<Notice>,
+    pub notices: mpsc::Sender<Vec<Notice>>,
     /// Deliveries that are settled.
-    pub closed: mpsc::Receiver<Closed>,
+    pub closed: mpsc::Receiver<Vec<Closed>>,
     /// The end.
     pub stopped: Stopped,
     /// Written: deliveries, jobs in flight, pulling, consumers that refuse pulls. Read: whether the connection is up and
@@ -77,7 +78,8 @@ impl Intake {
             context: nats.context(),
             inbox: Inbox::open(nats).await,
             silence: Silence::default(),
-            out: Some((self.jobs, self.outcomes)),
+            out: Some(Out { jobs: self.jobs, outcomes: self.outcomes }),
+            burst: Burst::default(),
             credit,
             next,
             meters: consumers.iter().map(|c| vitals.meters.consumer(&c.name, &c.model)).collect(),
@@ -107,9 +109,11 @@ struct Puller {
     credit: Credit,
     journal: Journal,
     decoder: Decoder,
-    notices: mpsc::Sender<Notice>,
+    notices: mpsc::Sender<Vec<Notice>>,
     /// Jobs and refusals; `None` once the end was announced.
-    out: Option<(mpsc::Sender<Job>, mpsc::Sender<Outcome>)>,
+    out: Option<Out>,
+    /// What the present burst of messages has led to.
+    burst: Burst,
     link: watch::Receiver<Link>,
     stalled: watch::Receiver<Option<String>>,
     /// Consumers that refused the last pull, and why.
@@ -118,7 +122,7 @@ struct Puller {
 }
 
 impl Puller {
-    async fn run(mut self, mut closed: mpsc::Receiver<Closed>, mut stopped: Stopped) {
+    async fn run(mut self, mut closed: mpsc::Receiver<Vec<Closed>>, mut stopped: Stopped) {
         self.vitals.health.pulling.store(true, Ordering::Relaxed);
         let mut losses = self.link.borrow_and_update().losses;
         let mut touch = interval(TOUCH);
@@ -141,18 +145,16 @@ impl Puller {
                 message = self.inbox.next() => {
                     self.silence.broken();
                     let anchor = (OffsetDateTime::now_utc(), Instant::now());
-                    self.take(message, anchor).await;
+                    self.take(message, anchor);
                     for _ in 1..BURST {
                         let Some(message) = self.inbox.ready() else { break };
-                        self.take(message, anchor).await;
+                        self.take(message, anchor);
                     }
+                    self.burst.hand_on(&self.notices, self.out.as_ref()).await;
                 }
                 ended = closed.recv() => {
                     let Some(ended) = ended else { break };
-                    self.close(ended);
-                    while let Ok(ended) = closed.try_recv() {
-                        self.close(ended);
-                    }
+                    ended.into_iter().for_each(|ended| self.close(ended));
                 }
                 () = sleep_until(wake.into()) => {}
                 _ = touch.tick() => self.journal.touch(SystemTime::now()),
@@ -180,7 +182,7 @@ impl Puller {
     }
 
     /// Goes on telling the ledger that the process lives while the stages behind finish.
-    async fn outlast(self, mut closed: mpsc::Receiver<Closed>) {
+    async fn outlast(self, mut closed: mpsc::Receiver<Vec<Closed>>) {
         let Self { mut journal, notices, out, .. } = self;
         // The stages behind end when these have.
         drop((notices, out));
@@ -226,9 +228,9 @@ impl Puller {
     }
 
     /// Takes a message of the burst that came at `anchor`.
-    async fn take(&mut self, message: Message, anchor: Anchor) {
+    fn take(&mut self, message: Message, anchor: Anchor) {
         match Status::of(&message) {
-            None => self.accept(message, anchor).await,
+            None => self.accept(message, anchor),
             Some(Status::Heartbeat) => {}
             Some(status) => {
                 let mut tokens = message.subject.rsplit('.').map(str::parse);
@@ -264,7 +266,7 @@ impl Puller {
         }
     }
 
-    async fn accept(&mut self, message: Message, (now, received): Anchor) {
+    fn accept(&mut self, message: Message, (now, received): Anchor) {
         let message = jetstream::Message { message, context: self.context.clone() };
         let info = match message.info() {
             Ok(info) => info,
@@ -286,13 +288,15 @@ impl Puller {
         let Some(ack) = message.reply else { return };
         if self.credit.delivered(index, sequence, pending) == Admission::Duplicate {
             self.vitals.counters.inc(Count::DuplicateDeliveries);
-            return self.tell(Notice::Renewed { sequence, ack }).await;
+            return self.burst.notices.push(Notice::Renewed { sequence, ack });
         }
         // Entered before it goes anywhere: whatever it may do to the process, it can be found.
         let (slot, was_returned) = self.journal.open(sequence, &ack);
-        self.tell(Notice::Opened { sequence, ack }).await;
+        self.burst.notices.push(Notice::Opened { sequence, ack });
         let ticket = Ticket::new(sequence, slot, self.notices.clone());
-        let Some((jobs, outcomes)) = &self.out else { return };
+        if self.out.is_none() {
+            return self.burst.returned.push(ticket);
+        }
         let origin = Origin {
             subject: message.subject,
             headers: message.headers,
@@ -305,7 +309,6 @@ impl Puller {
             received,
             suspicion: if was_returned { Suspicion::Cleared } else { Suspicion::ByDeliveries },
         };
-        // A closed channel means that the next stage is gone: what is sent is dropped, and its job given back.
         let meters = &self.meters[index];
         let decoded = self.decoder.decode(Delivery { ticket, origin }, now);
         let envelope = decoded.as_ref().map_or_else(|refusal| &refusal.envelope, |job| &job.envelope);
@@ -318,14 +321,9 @@ impl Puller {
                 if job.is_suspect {
                     self.credit.suspected();
                 }
-                drop(jobs.send(job).await);
+                self.burst.jobs.push(job);
             }
-            Err(refusal) => drop(outcomes.send(*refusal).await),
+            Err(refusal) => self.burst.refusals.push(*refusal),
         }
-    }
-
-    async fn tell(&self, notice: Notice) {
-        // A closed channel means that settle is gone: the process is ending.
-        drop(self.notices.send(notice).await);
     }
 }

@@ -5,7 +5,7 @@ use crate::ticket::Notice;
 use tokio::sync::mpsc;
 
 /// A delivery of `payload` on the online lane of model `m`, stored just now.
-pub(crate) fn delivery(payload: Vec<u8>, headers: &[(&str, &str)]) -> (Delivery, mpsc::Receiver<Notice>) {
+pub(crate) fn delivery(payload: Vec<u8>, headers: &[(&str, &str)]) -> (Delivery, mpsc::Receiver<Vec<Notice>>) {
     let (notices, inbox) = mpsc::channel(4);
     let mut map = HeaderMap::new();
     headers.iter().for_each(|(name, value)| map.insert(*name, *value));

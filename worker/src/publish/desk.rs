@@ -16,7 +16,7 @@ use super::word::Word;
 use crate::link::{Current, Inbox};
 use crate::message::Outcome;
 use crate::telemetry::Count;
-use crate::ticket::Verdict;
+use crate::ticket::{Ticket, Verdict};
 
 /// Owned by the publish task.
 pub(super) struct Desk {
@@ -30,6 +30,8 @@ pub(super) struct Desk {
     resting: Vec<(Instant, Box<Letter>)>,
     /// Being looked up: whether the job was answered before.
     looking: FuturesUnordered<BoxFuture<'static, (Box<Letter>, bool)>>,
+    /// Answered since the settle task was last told.
+    done: Vec<(Ticket, Verdict)>,
     /// The connection is up: what is sent meanwhile would pile up in the client.
     is_up: bool,
     is_stalled: bool,
@@ -39,13 +41,18 @@ impl Desk {
     pub(super) async fn open(nats: Current, teller: Teller) -> Self {
         let inbox = Inbox::open(nats.clone()).await;
         let (window, resting, looking) = (Window::default(), Vec::new(), FuturesUnordered::new());
-        let heads = Heads::default();
-        Self { nats, inbox, teller, heads, window, resting, looking, is_up: true, is_stalled: false }
+        let (heads, done) = (Heads::default(), Vec::new());
+        Self { nats, inbox, teller, heads, window, resting, looking, done, is_up: true, is_stalled: false }
     }
 
     /// Letters that are not settled.
     pub(super) fn len(&self) -> usize {
         self.window.len() + self.resting.len() + self.looking.len()
+    }
+
+    /// Has the settle task answer for all that is done.
+    pub(super) fn settle(&mut self) {
+        Ticket::settle_all(std::mem::take(&mut self.done));
     }
 
     /// The server's next word, or what was found in a stream. Loses nothing if it is dropped while it waits.
@@ -78,7 +85,7 @@ impl Desk {
     /// Takes what was found in the results stream.
     pub(super) async fn found(&mut self, mut letter: Box<Letter>, was_answered: bool, now: Instant) {
         if was_answered {
-            return letter.envelope.ticket.settle(Verdict::Done);
+            return self.done.push((letter.envelope.ticket, Verdict::Done));
         }
         let next = letter.not_answered();
         self.follow(letter, next, now).await;
@@ -150,7 +157,7 @@ impl Desk {
                 Next::Look(place) => self.look(letter, place),
                 Next::Done(verdict) => {
                     self.teller.answered(&mut letter, now);
-                    letter.envelope.ticket.settle(verdict);
+                    self.done.push((letter.envelope.ticket, verdict));
                 }
             }
         }

@@ -1,3 +1,4 @@
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -10,7 +11,7 @@ use crate::link::Current;
 use crate::message::Outcome;
 use crate::telemetry::{SlowLog, Vitals};
 
-/// Outcomes, or words of the server, taken at once. The clock is read once for all of them.
+/// Words of the server taken at once. The clock is read once for all of them.
 const BURST: usize = 256;
 
 /// How often is looked for what has to be sent again: the shortest pause between two attempts.
@@ -19,7 +20,7 @@ const TICK: Duration = Duration::from_millis(50);
 /// The publish task.
 pub struct Publisher {
     /// Outcomes; closed when intake, batch and every engine are gone.
-    pub inbox: mpsc::Receiver<Outcome>,
+    pub inbox: mpsc::Receiver<Vec<Outcome>>,
     /// Where to store.
     pub nats: Current,
     /// What stands on every message.
@@ -39,20 +40,25 @@ impl Publisher {
         let mut link = vitals.health.link.subscribe();
         let mut losses = link.borrow_and_update().losses;
         let mut desk = Desk::open(nats, Teller::new(names, vitals, slow)).await;
-        let mut burst = Vec::with_capacity(BURST);
+        // What the window has no room for yet.
+        let mut waiting = VecDeque::new();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_open = true;
-        while is_open || desk.len() > 0 {
-            let room = window.saturating_sub(desk.len()).min(BURST);
+        loop {
+            let (room, now) = (window.saturating_sub(desk.len()), Instant::now());
+            for outcome in waiting.drain(..room.min(waiting.len())) {
+                desk.begin(outcome, now).await;
+            }
+            desk.settle();
+            if !is_open && waiting.is_empty() && desk.len() == 0 {
+                return;
+            }
             tokio::select! {
-                received = inbox.recv_many(&mut burst, room), if is_open && room > 0 => {
-                    is_open = received > 0;
-                    let now = Instant::now();
-                    for outcome in burst.drain(..) {
-                        desk.begin(outcome, now).await;
-                    }
-                }
+                received = inbox.recv(), if is_open && waiting.is_empty() => match received {
+                    Some(burst) => waiting.extend(burst),
+                    None => is_open = false,
+                },
                 event = desk.event() => match event {
                     Event::Word(message) => {
                         let now = Instant::now();

@@ -50,11 +50,11 @@ pub struct Recoverer {
     /// Reads jobs.
     pub decoder: Decoder,
     /// Where jobs go.
-    pub jobs: mpsc::Sender<Job>,
+    pub jobs: mpsc::Sender<Vec<Job>>,
     /// Where refusals go.
-    pub outcomes: mpsc::Sender<Outcome>,
+    pub outcomes: mpsc::Sender<Vec<Outcome>>,
     /// Where openings go.
-    pub notices: mpsc::Sender<Notice>,
+    pub notices: mpsc::Sender<Vec<Notice>>,
     /// The end.
     pub stopped: Stopped,
     /// Written: jobs recovered.
@@ -83,7 +83,7 @@ impl Recoverer {
         let mut tickets = Vec::with_capacity(strays.len());
         for Stray { sequence, ack, slot, condemned } in strays {
             let deliveries = self.deliveries(&ack);
-            drop(self.notices.send(Notice::Opened { sequence, ack }).await);
+            drop(self.notices.send(vec![Notice::Opened { sequence, ack }]).await);
             tickets.push((Ticket::new(sequence, Some(slot), self.notices.clone()), deliveries, condemned));
         }
         tickets
@@ -117,11 +117,11 @@ impl Recoverer {
             (Some(cause), _) => {
                 self.counters.inc(Count::Quarantined);
                 let refusal = self.decoder.refuse(delivery, now, ErrorCode::Quarantined, cause);
-                drop(self.outcomes.send(refusal).await);
+                drop(self.outcomes.send(vec![refusal]).await);
             }
             (None, Some(fault)) => {
                 let refusal = self.decoder.refuse(delivery, now, ErrorCode::InvalidMessage, fault);
-                drop(self.outcomes.send(refusal).await);
+                drop(self.outcomes.send(vec![refusal]).await);
             }
             // Given back to those who serve its model, which is nothing against it.
             (None, None) if !is_served => {
@@ -129,8 +129,8 @@ impl Recoverer {
                 ticket.ran();
             }
             (None, None) => match self.decoder.decode(delivery, now) {
-                Ok(job) => drop(self.jobs.send(job).await),
-                Err(refusal) => drop(self.outcomes.send(*refusal).await),
+                Ok(job) => drop(self.jobs.send(vec![job]).await),
+                Err(refusal) => drop(self.outcomes.send(vec![*refusal]).await),
             },
         }
     }

@@ -39,9 +39,9 @@ pub struct Sweeper {
     /// To address their error results.
     pub decoder: Decoder,
     /// Where refusals go.
-    pub outcomes: mpsc::Sender<Outcome>,
+    pub outcomes: mpsc::Sender<Vec<Outcome>>,
     /// Where their openings go.
-    pub notices: mpsc::Sender<Notice>,
+    pub notices: mpsc::Sender<Vec<Notice>>,
     /// The end.
     pub stopped: Stopped,
     /// Written: jobs swept.
@@ -96,7 +96,7 @@ impl Sweeper {
         let Some(stored) = read(&self.nats.context(), &self.namespace, sequence, deliveries).await? else {
             return message.ack().await;
         };
-        self.notices.send(Notice::Swept { sequence, ack }).await?;
+        self.notices.send(vec![Notice::Swept { sequence, ack }]).await?;
         let ticket = Ticket::new(sequence, None, self.notices.clone());
         self.counters.inc(Count::Swept);
         let (code, why) = match stored.fault {
@@ -105,6 +105,7 @@ impl Sweeper {
         };
         let text = format!("delivered {deliveries} times, the consumer's limit: {why}");
         let delivery = Delivery { ticket, origin: stored.origin };
-        Ok(self.outcomes.send(self.decoder.refuse(delivery, OffsetDateTime::now_utc(), code, text)).await?)
+        let refusal = self.decoder.refuse(delivery, OffsetDateTime::now_utc(), code, text);
+        Ok(self.outcomes.send(vec![refusal]).await?)
     }
 }

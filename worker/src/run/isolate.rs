@@ -95,7 +95,7 @@ impl<'a> Isolator<'a> {
         &mut self,
         batch: Batch,
         learned: &mut Vec<Ceiling>,
-        emit: &mut dyn FnMut(Outcome),
+        emit: &mut dyn FnMut(Vec<Outcome>),
     ) -> Result<(), Unfit> {
         let mut memory = Memory::default();
         let mut todo = vec![batch];
@@ -139,7 +139,7 @@ impl<'a> Isolator<'a> {
                     continue;
                 }
                 Ok(Next::Refuse(code, why)) => {
-                    emit(refusal(batch, code, why));
+                    emit(vec![refusal(batch, code, why)]);
                     continue;
                 }
                 Ok(Next::TryLast(code)) => match self.try_last(&mut batch, code, started, emit) {
@@ -175,7 +175,7 @@ impl<'a> Isolator<'a> {
         batch: &mut Batch,
         code: ErrorCode,
         started: Instant,
-        emit: &mut dyn FnMut(Outcome),
+        emit: &mut dyn FnMut(Vec<Outcome>),
     ) -> Result<bool, Stop> {
         let (run, outputs) = self.attempt(batch);
         let why = match outputs {
@@ -187,18 +187,18 @@ impl<'a> Isolator<'a> {
             Err(Fault::Model(error)) => error.to_string(),
             Err(Fault::Panic) => "the engine panicked, see the worker's log".to_owned(),
         };
-        emit(refusal(batch.take(), code, why));
+        emit(vec![refusal(batch.take(), code, why)]);
         Ok(code == ErrorCode::ResourceExhausted)
     }
 
     /// Splits the outputs, and sends each job its own.
-    fn answer(&mut self, batch: Batch, outputs: Vec<HostTensor>, started: Instant, emit: &mut dyn FnMut(Outcome)) {
+    fn answer(&mut self, batch: Batch, outputs: Vec<HostTensor>, started: Instant, emit: &mut dyn FnMut(Vec<Outcome>)) {
         let (model, began) = (Arc::clone(&batch.model), Instant::now());
         let answers = answers(batch, outputs, started);
         let lap = Lap::new(Phase::Split, began, Instant::now());
         model.meters.split.record(lap.seconds());
         self.laps.push(lap);
-        answers.for_each(emit);
+        emit(answers.collect());
     }
 
     /// One run. Returns its number.

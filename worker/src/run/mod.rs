@@ -28,7 +28,7 @@ pub struct Instances {
     /// Where instances tell that they are ready, and what they have done.
     pub reports: mpsc::Sender<Report>,
     /// Where outcomes go.
-    pub outcomes: mpsc::Sender<Outcome>,
+    pub outcomes: mpsc::Sender<Vec<Outcome>>,
     /// Written: errors of models.
     pub counters: Arc<Counters>,
     /// Where the spans of batches go.
@@ -95,7 +95,7 @@ impl Instances {
             let Ok(batch) = inbox.recv() else { return };
             clock.begin();
             let (seal, elements, mut learned) = (Arc::clone(&batch.seal), batch.elements(), Vec::new());
-            let mut emit = |outcome| drop(self.outcomes.blocking_send(outcome));
+            let mut emit = |outcomes| drop(self.outcomes.blocking_send(outcomes));
             let done = isolator.run(batch, &mut learned, &mut emit);
             clock.end();
             let laps = isolator.take_laps();

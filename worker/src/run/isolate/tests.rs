@@ -68,7 +68,7 @@ fn run(values: impl Iterator<Item = u8>) -> Ran {
     let (clock, counters) = (RunClock::new(0), Counters::default());
     let (mut outcomes, mut learned) = (Vec::new(), Vec::new());
     let mut isolator = Isolator::new(Box::new(Faulty), &load, &clock, &counters);
-    let unfit = isolator.run(batch, &mut learned, &mut |outcome| outcomes.push(outcome)).err();
+    let unfit = isolator.run(batch, &mut learned, &mut |burst| outcomes.extend(burst)).err();
     let learned = learned.into_iter().map(|ceiling| ceiling.rows).collect();
     Ran { outcomes, learned, loads: loads.get(), unfit: unfit.map(|unfit| unfit.stop.reason) }
 }
