@@ -10,7 +10,7 @@
 use std::time::{Duration, Instant};
 
 use gristmill_integration::collector::sick::{Hanging, Refusing, Slow};
-use gristmill_integration::{Collector, Jobs, Mlp, Nats, Speed, Worker, WorkerBuilder, free_port, median};
+use gristmill_integration::{Collector, Jobs, Mlp, Nats, Speed, WorkerBuilder, free_port, median};
 use gristmill_schemas::metric;
 
 const JOBS: usize = 200_000;
@@ -111,13 +111,6 @@ fn export(builder: WorkerBuilder, collector: &Collector, mode: &Mode) -> WorkerB
     builder.env("OTEL_TRACES_SAMPLER", "traceidratio").env("OTEL_TRACES_SAMPLER_ARG", mode.ratio)
 }
 
-/// A page of the worker for Prometheus: the sum of a metric's lines that hold `label`.
-fn total(worker: &Worker, name: &str, label: &str) -> f64 {
-    let (_, page) = worker.get("/metrics").unwrap();
-    let lines = page.lines().filter(|line| line.starts_with(name) && line.contains(label));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-}
-
 async fn steady(mlp: &Mlp, collector: &Collector) {
     let nats = Nats::start();
     let mode = Mode { name: "10 % recorded", ratio: "0.1", is_limited: true, is_grpc: true };
@@ -137,7 +130,7 @@ async fn steady(mlp: &Mlp, collector: &Collector) {
     jobs.settled().await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let [queued, exported] = [metric::SPANS_PROCESSED, metric::SPANS_EXPORTED].map(|metric| metric.prometheus());
-    let dropped = total(&worker, &queued, "queue_full") + total(&worker, &exported, "export_failed");
-    let all = total(&worker, &exported, "") - total(&worker, &exported, "export_failed");
+    let dropped = worker.metric(&queued, "queue_full") + worker.metric(&exported, "export_failed");
+    let all = worker.metric(&exported, "") - worker.metric(&exported, "export_failed");
     println!("{rate:.0} jobs/s, 10 % recorded: {all:.0} spans exported, {dropped:.0} dropped");
 }

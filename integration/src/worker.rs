@@ -176,6 +176,16 @@ impl Worker {
         status.and_then(|status| status["counters"][name].as_u64()).unwrap_or(0)
     }
 
+    /// The page for Prometheus: the sum of a metric's lines that hold `label`.
+    ///
+    /// # Panics
+    /// If the worker does not answer.
+    pub fn metric(&self, name: &str, label: &str) -> f64 {
+        let (_, page) = self.get("/metrics").expect("the worker answers");
+        let lines = page.lines().filter(|line| line.starts_with(name) && line.contains(label));
+        lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+    }
+
     /// SIGTERM, and how it ended.
     pub fn terminate(&mut self) -> ExitStatus {
         self.process.signal("TERM");

@@ -172,7 +172,11 @@ impl Decoder {
 }
 
 fn read_headers(headers: Option<&HeaderMap>) -> JobHeaders<'_> {
-    JobHeaders::parse(|name| find(headers?, name))
+    // One walk through the map instead of one for each name.
+    let pairs = headers.into_iter().flat_map(HeaderMap::iter);
+    let pairs = pairs.filter_map(|(name, values)| Some((name.as_ref(), values.first()?.as_str())));
+    let pairs: Vec<(&str, &str)> = pairs.collect();
+    JobHeaders::parse(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| *value))
 }
 
 fn refused(envelope: Box<Envelope>, error: &InvalidJob) -> Outcome {
@@ -221,11 +225,9 @@ fn job(
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod testing {
     use super::*;
-    use crate::message::testing::{delivery, refusal};
     use crate::telemetry::{Limiter, Server};
-    use gristmill_schemas::{Datatype, Shape, Tensor};
     use gristmill_telemetry::{Propagation, Sampling};
 
     fn tracing() -> Tracing {
@@ -235,10 +237,19 @@ mod tests {
         Tracing { sampling: Sampling::DEFAULT, limiter, propagation, server, namespace: "infer".into() }
     }
 
-    fn decoder() -> Decoder {
+    /// Records what its sender records.
+    pub(crate) fn decoder() -> Decoder {
         let redelivery = Redelivery { ack_wait: Duration::from_secs(30), max_deliver: 20 };
         Decoder { stream: "INFER_JOBS".into(), max_bytes: 1 << 20, redelivery, tracing: tracing() }
     }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::testing::decoder;
+    use super::*;
+    use crate::message::testing::{delivery, refusal};
+    use gristmill_schemas::{Datatype, Shape, Tensor};
 
     fn body(id: Option<&str>) -> Vec<u8> {
         let shape = Shape::try_new(&[1, 2]).unwrap();

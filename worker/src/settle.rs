@@ -14,7 +14,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use crate::link::Current;
-use crate::telemetry::{Count, Link, Processing, Settlement, Vitals};
+use crate::telemetry::{Count, Link, Processing, Vitals};
 use crate::ticket::{Closed, Notice, Verdict};
 
 /// A job that was given back is delivered again after this long: a bug in here cannot spin a job through its deliveries,
@@ -130,7 +130,7 @@ impl Settler {
                 let is_answered = open.get(&sequence).is_some_and(|o| !o.is_swept || verdict == Verdict::GivenBack);
                 let swept = self.end(client, open, last_ack, sequence, verdict).await;
                 let answer = began.filter(|_| is_answered);
-                self.trace(span, answer.map(|began| (of(verdict).as_str(), [began, Instant::now()])));
+                self.trace(span, answer.map(|began| (word(verdict), [began, Instant::now()])));
                 // After the answer: a crash in between leaves the job to be found, not to be forgotten.
                 slot.iter_mut().for_each(Slot::clear);
                 closed.push(Closed { sequence, slot });
@@ -192,7 +192,6 @@ impl Settler {
             Verdict::GivenBack => (Count::GivenBack, AckKind::Nak(Some(GIVE_BACK_DELAY)).into()),
         };
         self.vitals.counters.inc(count);
-        self.vitals.meters.settled(of(verdict));
         publish(client, ack, payload).await;
     }
 
@@ -204,7 +203,6 @@ impl Settler {
             if now.saturating_duration_since(delivery.touched) >= self.ack_wait / 4 {
                 delivery.touched = now;
                 self.vitals.counters.inc(Count::KeepAlives);
-                self.vitals.meters.settled(Settlement::InProgress);
                 publish(&client, delivery.ack.clone(), AckKind::Progress.into()).await;
             }
         }
@@ -223,11 +221,12 @@ impl Settler {
     }
 }
 
-fn of(verdict: Verdict) -> Settlement {
+/// JetStream's own, for spans.
+fn word(verdict: Verdict) -> &'static str {
     match verdict {
-        Verdict::Done => Settlement::Ack,
-        Verdict::Refused(_) => Settlement::Term,
-        Verdict::GivenBack => Settlement::Nak,
+        Verdict::Done => "ack",
+        Verdict::Refused(_) => "term",
+        Verdict::GivenBack => "nak",
     }
 }
 

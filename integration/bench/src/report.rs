@@ -54,6 +54,11 @@ impl Report {
                 show(last)
             );
         }
+        let batches = || ours.into_iter().flatten().filter_map(|run| run.batches);
+        if batches().next().is_some() {
+            let (rows, padding) = (median(batches().map(|b| b.rows)), median(batches().map(|b| b.padding)));
+            println!("{:<14} {rows:.1} rows a batch, {:.1} % of the input filled in", "", padding * 100.0);
+        }
     }
 
     /// The last stored report.

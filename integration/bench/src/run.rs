@@ -4,6 +4,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use gristmill_integration::{Collector, Jobs, Nats, Process, Worker, WorkerBuilder, binary, root, run};
+use gristmill_schemas::metric;
 use serde::{Deserialize, Serialize};
 
 use crate::workload::Workload;
@@ -32,6 +33,18 @@ pub struct Figures {
     pub broker_us: f64,
     /// Most resident memory of the contestant, in MiB.
     pub peak_mib: f64,
+    /// Of Gristmill's batches.
+    #[serde(default)]
+    pub batches: Option<Batches>,
+}
+
+/// What Gristmill's batches were like.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+pub struct Batches {
+    /// Rows, on average.
+    pub rows: f64,
+    /// Part of the input elements that was filled in.
+    pub padding: f64,
 }
 
 /// Whatever a contestant runs as.
@@ -46,6 +59,14 @@ impl Running {
             Self::Process(process) => process,
             Self::Worker(worker) => &worker.process,
         }
+    }
+
+    fn batches(&self) -> Option<Batches> {
+        let Self::Worker(worker) = self else { return None };
+        let elements = |kind| worker.metric(&metric::BATCH_ELEMENTS.prometheus(), kind);
+        let [real, padding] = ["\"real\"", "\"padding\""].map(elements);
+        let rows = worker.count("batch_rows") as f64 / worker.count("batches") as f64;
+        Some(Batches { rows, padding: padding / (real + padding) })
     }
 }
 
@@ -80,7 +101,8 @@ impl Contestant {
         let rows = (done - had) * size.rows as f64;
         let [cpu_us, broker_us] = [0, 1].map(|i| (after[i] - before[i]) * 1e6 / rows);
         let peak_mib = running.process().peak_rss() as f64 / f64::from(1 << 20);
-        Figures { rows_per_s: rows / (to - from).as_secs_f64(), cpu_us, broker_us, peak_mib }
+        let batches = running.batches();
+        Figures { rows_per_s: rows / (to - from).as_secs_f64(), cpu_us, broker_us, peak_mib, batches }
     }
 
     pub fn start(self, workload: Workload, nats: &Nats, collector: &Collector) -> Running {
@@ -137,5 +159,5 @@ fn raw(workload: Workload) -> Figures {
     let ended = run(&root().join(".venv/bin/python"), &[&script, &package, workload.name(), &rows, "4"], &[]);
     assert_eq!(ended.code, 0, "{}", ended.err);
     let Raw { rows_per_s, cpu_us, peak_mib } = serde_json::from_slice(&ended.out).expect("raw.py prints JSON");
-    Figures { rows_per_s, cpu_us, broker_us: 0.0, peak_mib }
+    Figures { rows_per_s, cpu_us, broker_us: 0.0, peak_mib, batches: None }
 }

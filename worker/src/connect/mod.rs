@@ -41,7 +41,7 @@ impl Config {
     /// The first server, for attributes.
     pub fn server(&self) -> Server {
         let first = self.servers.first();
-        let address = first.map(|server| server.host().to_owned()).unwrap_or_default();
+        let address = first.map_or("", ServerAddr::host).into();
         Server { address, port: first.map_or(0, ServerAddr::port) }
     }
 

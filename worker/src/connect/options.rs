@@ -31,6 +31,8 @@ pub(super) async fn options(
 ) -> Result<ConnectOptions, ConnectError> {
     let health = Arc::clone(health);
     let mut options = ConnectOptions::new().name(name).subscription_capacity(subscriptions).ping_interval(PING);
+    // Ours are made of checked tokens, or came from the server.
+    options = options.skip_subject_validation(true);
     options = options.reconnect_delay_callback(pause).event_callback(move |event| {
         observe(&health, &event);
         std::future::ready(())

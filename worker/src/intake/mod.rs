@@ -4,6 +4,7 @@ mod burst;
 mod consumer;
 mod credit;
 mod journal;
+mod reader;
 mod silence;
 mod status;
 mod task;

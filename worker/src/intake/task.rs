@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant, SystemTime};
 
 use async_nats::Message;
-use async_nats::jetstream::{self, Context};
 use time::OffsetDateTime;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval, sleep_until};
@@ -12,6 +11,7 @@ use tokio::time::{MissedTickBehavior, interval, sleep_until};
 use super::burst::{Burst, Out};
 use super::credit::{Admission, Credit, EXPIRES, Pull};
 use super::journal::Journal;
+use super::reader::{Place, Reader};
 use super::silence::{SILENCE, Silence};
 use super::status::Status;
 use crate::decode::Decoder;
@@ -75,7 +75,7 @@ impl Intake {
         let mut credit = Credit::new(self.capacity, self.ack_wait, consumers.iter().map(|consumer| consumer.lane));
         self.adopted.into_iter().for_each(|sequence| credit.adopt(sequence));
         let puller = Puller {
-            context: nats.context(),
+            reader: Reader::new(nats.context()),
             inbox: Inbox::open(nats).await,
             silence: Silence::default(),
             out: Some(Out { jobs: self.jobs, outcomes: self.outcomes }),
@@ -99,8 +99,7 @@ impl Intake {
 struct Puller {
     inbox: Inbox,
     silence: Silence,
-    /// Only to read ack subjects with, which needs no connection.
-    context: Context,
+    reader: Reader,
     /// Subject to ask each consumer on.
     next: Vec<String>,
     consumers: Vec<Arc<Consumer>>,
@@ -267,24 +266,20 @@ impl Puller {
     }
 
     fn accept(&mut self, message: Message, (now, received): Anchor) {
-        let message = jetstream::Message { message, context: self.context.clone() };
-        let info = match message.info() {
-            Ok(info) => info,
-            Err(error) => return tracing::warn!(%error, subject = %message.subject, "not a JetStream delivery"),
+        let (message, place) = self.reader.read(message, &self.consumers);
+        let Place { index, sequence, published, deliveries, pending } = match place {
+            Ok(place) => place,
+            Err(error) => return tracing::warn!(error, subject = %message.subject, "a message that nobody asked for"),
         };
-        let Some(index) = self.consumers.iter().position(|consumer| consumer.name == info.consumer) else { return };
         if !self.refusing.is_empty() {
             self.refused(self.consumers[index].name.clone(), None);
         }
         self.vitals.counters.inc(Count::Received);
         let meters = &self.meters[index];
         meters.consumed.add(1);
-        if info.delivered > 1 {
+        if deliveries > 1 {
             meters.redelivered.add(1);
         }
-        let (sequence, pending) = (info.stream_sequence, info.pending);
-        let (published, deliveries) = (info.published, info.delivered);
-        let jetstream::Message { message, .. } = message;
         let Some(ack) = message.reply else { return };
         if self.credit.delivered(index, sequence, pending) == Admission::Duplicate {
             self.vitals.counters.inc(Count::DuplicateDeliveries);

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 use gristmill_engine::{Part, RowSlice, Signature};
-use gristmill_schemas::metric::attribute;
 use gristmill_schemas::{Datatype, ErrorCode, Lane, Parameters, Shape, Token, TraceContext};
 use gristmill_telemetry::{KeyValue, Link};
 use time::OffsetDateTime;
@@ -198,8 +197,7 @@ impl Served {
 
     /// Which model, as attributes of spans.
     pub fn attributes(&self) -> [KeyValue; 2] {
-        let version = KeyValue::new(attribute::VERSION, self.version.to_string());
-        [KeyValue::new(attribute::MODEL, self.name.to_string()), version]
+        self.meters.attributes.clone()
     }
 }
 

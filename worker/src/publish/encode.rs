@@ -143,7 +143,7 @@ impl Names {
 
     fn reply(&self, from: From<'_>, mut headers: HeaderMap, subject: Subject, payload: Bytes) -> Message {
         let envelope = from.envelope;
-        set(&mut headers, header::MSG_ID, &self.result_id(envelope));
+        own(&mut headers, header::MSG_ID, self.result_id(envelope));
         set(&mut headers, header::JOB_ID, &envelope.id);
         self.trace(&mut headers, from);
         Message { subject, headers, payload }
@@ -153,7 +153,7 @@ impl Names {
     fn trace(&self, headers: &mut HeaderMap, From { envelope, context }: From<'_>) {
         let Propagation { trace_context, baggage } = self.propagation;
         if trace_context {
-            set(headers, header::TRACEPARENT, &context.to_string());
+            own(headers, header::TRACEPARENT, context.to_string());
         }
         for ((name, limit), _) in PASSED_ON.into_iter().zip([trace_context, baggage]).filter(|(_, passes)| *passes) {
             let value = envelope.origin.headers.as_ref().and_then(|headers| find(headers, name));
@@ -243,9 +243,17 @@ impl Heads {
     }
 }
 
+/// Sets a header of our own making: digits, dashes and the name of a stream.
+fn own(headers: &mut HeaderMap, name: &'static str, value: String) {
+    headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
+}
+
 /// Sets a header, or leaves it out where the value cannot be one: a label is not worth a panic.
 fn set(headers: &mut HeaderMap, name: &'static str, value: &str) {
     if let Ok(value) = value.parse::<HeaderValue>() {
         headers.insert(HeaderName::from_static(name), value);
     }
 }
+
+#[cfg(test)]
+mod tests;

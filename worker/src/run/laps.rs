@@ -1,5 +1,6 @@
 //! What a batch went through on its engine, as spans. Pure.
 
+use std::borrow::Cow;
 use std::time::{Duration, Instant, SystemTime};
 
 use gristmill_schemas::metric::attribute;
@@ -38,11 +39,11 @@ impl Lap {
         ended.saturating_duration_since(began).as_secs_f64()
     }
 
-    fn name(&self, model: &Served) -> String {
+    fn name(&self, model: &Served) -> Cow<'static, str> {
         match self.phase {
-            Phase::Pad => "batch.pad".to_owned(),
-            Phase::Device => format!("device.run {}", model.name),
-            Phase::Split => "batch.split".to_owned(),
+            Phase::Pad => "batch.pad".into(),
+            Phase::Device => format!("device.run {}", model.name).into(),
+            Phase::Split => "batch.split".into(),
         }
     }
 }
@@ -62,8 +63,8 @@ pub(super) fn spans(model: &Served, seal: &Seal, laps: Vec<Lap>) -> Vec<Span> {
     let anchor = (SystemTime::now(), Instant::now());
     let wall = |at| wall_time(anchor, at);
     let trace = Trace { context, parent: None, is_recorded: true };
-    let child = |name: String, [from, to]: [Instant; 2]| {
-        Span::new(name, trace.child(), [wall(from), wall(to)]).below(context.span_id).with(model.attributes())
+    let child = |name: Cow<'static, str>, [from, to]: [Instant; 2]| {
+        Span::new(name, trace.child(), [wall(from), wall(to)]).below(context.span_id)
     };
     let ended = laps.iter().map(|lap| lap.interval[1]).max().unwrap_or(seal.at);
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
@@ -78,7 +79,7 @@ pub(super) fn spans(model: &Served, seal: &Seal, laps: Vec<Lap>) -> Vec<Span> {
         KeyValue::new(attribute::DEVICE, model.device.clone()),
     ]);
     root.attributes.extend(root.error.iter().map(|_| KeyValue::new(attribute::ERROR, "run_error")));
-    let form = child("batch.form".to_owned(), [seal.first_queued, seal.at]);
+    let form = child("batch.form".into(), [seal.first_queued, seal.at]);
     let form = form.with([KeyValue::new(attribute::CLOSE_REASON, seal.reason.as_str())]);
     let below = laps.into_iter().map(|lap| {
         let failed = lap.error.iter().map(|_| KeyValue::new(attribute::ERROR, "run_error")).collect::<Vec<_>>();

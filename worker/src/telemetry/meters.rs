@@ -15,8 +15,8 @@ use super::trace::destination;
 /// The broker, as in attributes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
-    /// Host.
-    pub address: String,
+    /// Host. Shared by all that names it.
+    pub address: Arc<str>,
     /// Port.
     pub port: u16,
 }
@@ -43,7 +43,6 @@ pub struct Meters {
     rejected: Counter<u64>,
     dead_lettered: Counter<u64>,
     load: Histogram<f64>,
-    settled: [BoundCounter<u64>; 4],
     /// Results, dead letters.
     stores: [Store; 2],
     /// How late the runtime wakes a timer.
@@ -60,25 +59,6 @@ pub struct Store {
     attributes: Vec<KeyValue>,
     /// Stored.
     pub ok: (BoundCounter<u64>, BoundHistogram<f64>),
-}
-
-/// How a delivery was answered for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[allow(missing_docs, reason = "JetStream's own words")]
-pub enum Settlement {
-    Ack,
-    Term,
-    Nak,
-    InProgress,
-}
-
-impl Settlement {
-    const ALL: [Self; 4] = [Self::Ack, Self::Term, Self::Nak, Self::InProgress];
-
-    /// As in attributes and span names.
-    pub fn as_str(self) -> &'static str {
-        ["ack", "term", "nak", "in_progress"][self as usize]
-    }
 }
 
 /// Why a batch was closed.
@@ -121,8 +101,8 @@ pub struct ConsumerMeters {
 /// Instruments of one model, and what is read of it when metrics are collected.
 #[derive(Debug)]
 pub struct ModelMeters {
-    pub(super) name: String,
-    pub(super) version: String,
+    /// Name and version, as attributes: their text is shared.
+    pub attributes: [KeyValue; 2],
     pub(super) digest: String,
     pub(super) device_name: String,
     /// Per lane.
@@ -192,12 +172,6 @@ impl Meters {
     /// Makes them all.
     pub fn new(instruments: Instruments, server: Arc<Server>, prefix: &str) -> Self {
         let (counter, histogram) = (|m: &Metric| instruments.counter(m), |m: &Metric| instruments.histogram(m));
-        let settled = counter(&metric::SETTLEMENTS);
-        let jobs = destination(&server, &format!("{prefix}.jobs"));
-        let verdict = |settlement: Settlement| {
-            let verdict = KeyValue::new(a::VERDICT, settlement.as_str());
-            settled.bind(&jobs.iter().cloned().chain([verdict]).collect::<Vec<_>>())
-        };
         let store = |kind| Store::new(&instruments, &server, &format!("{prefix}.{kind}"));
         Self {
             consumed: counter(&metric::CONSUMED_MESSAGES),
@@ -215,7 +189,6 @@ impl Meters {
             rejected: counter(&metric::REQUESTS_REJECTED),
             dead_lettered: counter(&metric::DEAD_LETTERED),
             load: histogram(&metric::MODEL_LOAD_DURATION),
-            settled: Settlement::ALL.map(verdict),
             stores: [store("results"), store("dlq")],
             lag: histogram(&metric::RUNTIME_LAG).bind(&[]),
             models: Mutex::default(),
@@ -228,7 +201,7 @@ impl Meters {
     /// Instruments that measure nothing.
     #[cfg(test)]
     pub fn off() -> Self {
-        let server = Server { address: String::new(), port: 0 };
+        let server = Server { address: "".into(), port: 0 };
         Self::new(Instruments::off(), server.into(), "infer")
     }
 
@@ -237,10 +210,14 @@ impl Meters {
         &self.instruments
     }
 
+    /// Attributes of the jobs stream.
+    pub(super) fn of_jobs(&self) -> [KeyValue; 4] {
+        destination(&self.server, &format!("{}.jobs", self.prefix))
+    }
+
     /// Attributes of one consumer.
     pub(super) fn of_consumer(&self, consumer: &str) -> Vec<KeyValue> {
-        let jobs = destination(&self.server, &format!("{}.jobs", self.prefix));
-        jobs.into_iter().chain([KeyValue::new(a::CONSUMER, consumer.to_owned())]).collect()
+        self.of_jobs().into_iter().chain([KeyValue::new(a::CONSUMER, consumer.to_owned())]).collect()
     }
 
     /// Instruments of one consumer.
@@ -258,7 +235,8 @@ impl Meters {
 
     /// Instruments of one model. `device`: where its instances run; `limit`: its most rows.
     pub fn model(&self, name: &Token, version: &Token, digest: &str, device: &str, limit: usize) -> Arc<ModelMeters> {
-        let model = [KeyValue::new(a::MODEL, name.to_string()), KeyValue::new(a::VERSION, version.to_string())];
+        let model = [(a::MODEL, name), (a::VERSION, version)];
+        let model = model.map(|(key, token)| KeyValue::new(key, Arc::<str>::from(token.as_str())));
         let with = |pair: KeyValue| [model[0].clone(), model[1].clone(), pair];
         let lane = |lane: Lane| with(KeyValue::new(a::LANE, lane.as_str()));
         let stage = |stage: &'static str| {
@@ -285,8 +263,7 @@ impl Meters {
             limit: AtomicUsize::new(limit),
             cost: Default::default(),
             clocks: Mutex::default(),
-            name: name.to_string(),
-            version: version.to_string(),
+            attributes: model,
             digest: digest.to_owned(),
             device_name: device.to_owned(),
         });
@@ -303,11 +280,6 @@ impl Meters {
     /// A package was loaded, or refused.
     pub fn loaded(&self, model: &str, outcome: &'static str, seconds: f64) {
         self.load.record(seconds, &[KeyValue::new(a::MODEL, model.to_owned()), KeyValue::new(a::OUTCOME, outcome)]);
-    }
-
-    /// Deliveries were answered for.
-    pub fn settled(&self, settlement: Settlement) {
-        self.settled[settlement as usize].add(1);
     }
 
     /// Of results.

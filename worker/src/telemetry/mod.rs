@@ -20,7 +20,7 @@ pub use counters::{Count, Counters};
 pub use health::{CeilingReport, Health, Lag, Link, ModelReport};
 pub use heartbeat::Heartbeat;
 pub use limiter::Limiter;
-pub use meters::{CloseReason, ConsumerMeters, Meters, ModelMeters, Server, Settlement, Store};
+pub use meters::{CloseReason, ConsumerMeters, Meters, ModelMeters, Server, Store};
 pub use sampled::Sampled;
 pub use slow::SlowLog;
 pub use trace::{Processing, Trace, Tracing, destination, job_attributes, wall_time};

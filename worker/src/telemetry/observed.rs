@@ -43,6 +43,10 @@ const FAULTS: [(&Metric, &[(Count, &str)]); 3] = [
     ),
 ];
 
+/// Totals of answers to the server, by verdict.
+const SETTLED: [(Count, &str); 4] =
+    [(Count::Acked, "ack"), (Count::Terminated, "term"), (Count::GivenBack, "nak"), (Count::KeepAlives, "in_progress")];
+
 /// One number of a consumer's lag.
 type Number = fn(&Lag) -> u64;
 
@@ -70,6 +74,7 @@ impl Vitals {
         });
         let limiter = Arc::clone(&tracing.limiter);
         instruments.observe(&metric::TRACES_SKIPPED, move || one(limiter.skipped() as f64));
+        meters.observe_settled(counters);
         meters.observe_faults(health, counters);
         meters.observe_lags(health);
         meters.observe_models();
@@ -77,6 +82,14 @@ impl Vitals {
 }
 
 impl Meters {
+    fn observe_settled(self: &Arc<Self>, counters: &Arc<Counters>) {
+        let (meters, counters) = (Arc::clone(self), Arc::clone(counters));
+        self.instruments().observe(&metric::SETTLEMENTS, move || {
+            let with = |verdict| meters.of_jobs().into_iter().chain([KeyValue::new(a::VERDICT, verdict)]).collect();
+            SETTLED.iter().map(|(count, verdict)| (counters.get(*count) as f64, with(*verdict))).collect()
+        });
+    }
+
     fn observe_faults(&self, health: &Arc<Health>, counters: &Arc<Counters>) {
         for (metric, faults) in FAULTS {
             let (counters, health) = (Arc::clone(counters), Arc::clone(health));
@@ -115,7 +128,7 @@ impl Meters {
             Lane::ALL.map(|lane| (depth(lane), model.with(a::LANE, lane.as_str()))).into()
         });
         self.observe_each(&metric::BATCH_LIMIT, |model| {
-            vec![(model.limit.load(Ordering::Relaxed) as f64, model.attributes().into())]
+            vec![(model.limit.load(Ordering::Relaxed) as f64, model.attributes.to_vec())]
         });
         self.observe_each(&metric::BATCH_COST_RUN, |model| model.cost(0));
         self.observe_each(&metric::BATCH_COST_ELEMENT, |model| model.cost(1));
@@ -126,11 +139,11 @@ impl Meters {
         });
         self.observe_each(&metric::ENGINE_INSTANCES, |model| {
             let clocks = model.clocks.lock().unwrap_or_else(PoisonError::into_inner);
-            vec![(clocks.len() as f64, model.attributes().into())]
+            vec![(clocks.len() as f64, model.attributes.to_vec())]
         });
         self.observe_each(&metric::ENGINE_BUSY_TIME, |model| {
             let clocks = model.clocks.lock().unwrap_or_else(PoisonError::into_inner);
-            vec![(clocks.iter().map(|clock| clock.busy().as_secs_f64()).sum(), model.attributes().into())]
+            vec![(clocks.iter().map(|clock| clock.busy().as_secs_f64()).sum(), model.attributes.to_vec())]
         });
     }
 
@@ -144,15 +157,11 @@ impl Meters {
 }
 
 impl ModelMeters {
-    fn attributes(&self) -> [KeyValue; 2] {
-        [KeyValue::new(a::MODEL, self.name.clone()), KeyValue::new(a::VERSION, self.version.clone())]
-    }
-
     fn cost(&self, index: usize) -> Observed {
-        vec![(f64::from_bits(self.cost[index].load(Ordering::Relaxed)), self.attributes().into())]
+        vec![(f64::from_bits(self.cost[index].load(Ordering::Relaxed)), self.attributes.to_vec())]
     }
 
     fn with(&self, key: &'static str, value: &str) -> Vec<KeyValue> {
-        self.attributes().into_iter().chain([KeyValue::new(key, value.to_owned())]).collect()
+        self.attributes.iter().cloned().chain([KeyValue::new(key, value.to_owned())]).collect()
     }
 }

@@ -32,6 +32,9 @@ use crate::span::Spans;
 /// the 4 MiB that collectors take by default.
 const SPAN_QUEUE: (usize, usize) = (16_384, 2048);
 
+/// Of the threads that export. A thread of 10 has about a ninth of the claim of an ordinary one (sched_prio_to_weight of the Linux scheduler).
+const NICENESS: i32 = 10;
+
 /// Log lines waiting for standard output.
 const LINES: usize = 16_384;
 
@@ -123,6 +126,18 @@ impl Telemetry {
         // Two crates bring two TLS providers into one process; without a choice rustls panics. An error means that the
         // choice was made.
         drop(rustls::crypto::ring::default_provider().install_default());
+        // The SDK's threads have the priority of the one that makes them.
+        let built = std::thread::scope(|scope| scope.spawn(|| Self::exporting(settings, identity)).join());
+        let mut telemetry = built.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
+        telemetry.writer = log.map(|log| subscribe(log, identity, telemetry.logs.as_ref(), &telemetry.instruments));
+        Ok(telemetry)
+    }
+
+    /// All but the log, on threads of the lowest claim: on a machine that is busy with jobs they wait for each other, not the jobs
+    /// for them.
+    fn exporting(settings: &Settings, identity: &Identity) -> Result<Self, StartError> {
+        // An error leaves the priority as it is.
+        let _ = rustix::process::nice(NICENESS);
         let runtime = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(1)
             .thread_name("telemetry")
@@ -137,8 +152,7 @@ impl Telemetry {
         observe_exports(&instruments, &exports);
         let spans = spans(settings, identity, &runtime, &resource, &exports[Signal::Traces as usize])?;
         let logs = logs(settings, &runtime, resource, &exports[Signal::Logs as usize])?;
-        let writer = log.map(|log| subscribe(log, identity, logs.as_ref(), &instruments));
-        Ok(Self { spans, meters, logs, snapshots, instruments, writer, runtime: Some(runtime) })
+        Ok(Self { spans, meters, logs, snapshots, instruments, writer: None, runtime: Some(runtime) })
     }
 
     /// Where spans go.
