@@ -43,6 +43,9 @@ async fn main() {
     if args.iter().any(|arg| arg == "outages") {
         return outages(&mlp, &collector).await;
     }
+    if args.iter().any(|arg| arg == "steady") {
+        return steady(&mlp, &collector).await;
+    }
     let chosen: Vec<usize> = args.iter().filter_map(|arg| arg.parse().ok()).collect();
     println!("{JOBS} jobs a run, {ROUNDS} rounds; ratios against off, turn by turn: rate / CPU of the worker");
     let off = |builder: WorkerBuilder| builder.env("OTEL_SDK_DISABLED", "true");

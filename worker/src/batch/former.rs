@@ -136,7 +136,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// The next batch for an idle engine, if one is due: one shape, never over the limits unless a job alone is.
     pub fn take(&mut self, now: Instant) -> Option<Closed<K, J>> {
         let bulk_first = self.is_bulk_first();
-        let due = self.queues.iter().filter(|(key, queue)| queue.due(&self.limits_of(key)) <= now);
+        let due = self.queues.iter().filter(|(key, queue)| self.due(key, queue) <= now);
         let key = due.min_by_key(|(_, queue)| queue.rank(bulk_first)).map(|(key, _)| key.clone());
         let is_solo = key.is_none() || self.batches.is_multiple_of(SOLO_TURN);
         let batch = match (is_solo, key) {
@@ -161,6 +161,10 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
 
     fn is_bulk_first(&self) -> bool {
         self.batches % BULK_FLOOR == BULK_FLOOR - 1
+    }
+
+    fn due(&self, key: &K, queue: &Queue<J>) -> Instant {
+        queue.due(&self.limits_of(key), self.cost.expect(queue.elements))
     }
 
     fn limits_of(&self, key: &K) -> Limits {
@@ -194,7 +198,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
 
     /// When to look again, if nothing else happens: the next batch falls due or the next deadline passes.
     pub fn next_wake(&self) -> Option<Instant> {
-        let due = self.queues.iter().map(|(key, queue)| queue.due(&self.limits_of(key))).min();
+        let due = self.queues.iter().map(|(key, queue)| self.due(key, queue)).min();
         let suspect = self.suspects.front().map(|(_, waiting)| waiting.since);
         [due, suspect, self.next_deadline()].into_iter().flatten().min()
     }

@@ -1,7 +1,7 @@
 //! The jobs of one shape that wait. Pure.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use gristmill_schemas::Lane;
 
@@ -104,14 +104,15 @@ impl<J> Queue<J> {
         self.rows >= limits.max_rows || self.elements >= limits.max_elements
     }
 
-    /// When an idle engine should take from this queue.
-    pub(super) fn due(&self, limits: &Limits) -> Instant {
+    /// When an idle engine should take from this queue. `run`: what that is expected to take.
+    pub(super) fn due(&self, limits: &Limits, run: Duration) -> Instant {
         let oldest = self.oldest();
         if self.is_closing || self.is_full(limits) {
             return oldest;
         }
-        // A job leaves the model at least half the time it had left on arrival.
-        self.halfway.into_iter().fold(oldest + limits.max_delay, Instant::min)
+        // A job leaves the model at least half the time it had left on arrival, and twice what a run takes: runs scatter.
+        let latest = self.deadline.map(|deadline| deadline.checked_sub(run.saturating_mul(2)).unwrap_or(oldest));
+        self.halfway.into_iter().chain(latest).fold(oldest + limits.max_delay, Instant::min)
     }
 
     /// Why an idle engine takes from this queue, which is due.

@@ -29,9 +29,6 @@ pub struct Batcher {
     pub health: Arc<Health>,
 }
 
-/// Bursts taken from the inbox at once.
-const BURSTS: usize = 16;
-
 /// What waits for one model, jobs and engines.
 struct Line {
     former: Former<Tails, RoutedJob>,
@@ -65,18 +62,16 @@ impl Batcher {
     /// Runs until the inbox is closed, then gives back every job that has not started and lets the engines end.
     pub async fn run(mut self) {
         let mut lines = Lines::new();
-        let mut bursts = Vec::with_capacity(BURSTS);
         loop {
             let wake = self.dispatch(&mut lines).await;
             self.report(&lines);
             tokio::select! {
-                received = self.inbox.recv_many(&mut bursts, BURSTS) => {
-                    if received == 0 {
-                        return;
-                    }
+                // One burst: while many large jobs are checked, no engine gets its next batch.
+                burst = self.inbox.recv() => {
+                    let Some(burst) = burst else { return };
                     let routes = Arc::clone(&self.routes.borrow_and_update());
                     let now = Instant::now();
-                    for job in bursts.drain(..).flatten() {
+                    for job in burst {
                         self.admit(&mut lines, &routes, job, now).await;
                     }
                 }

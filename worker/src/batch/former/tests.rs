@@ -126,6 +126,18 @@ fn a_ceiling_bounds_a_batch_and_makes_it_full() {
 }
 
 #[test]
+fn a_batch_is_closed_while_a_run_still_fits_before_the_deadline() {
+    let (mut former, now) = (former(8, Duration::from_secs(60)), Instant::now());
+    (1..20).for_each(|rows| former.cost.observe(rows, Duration::from_secs(2 + rows as u64)));
+    let deadline = now + Duration::from_secs(20);
+    former.push("a", 1, Facts { deadline: Some(deadline), ..online(1) }, now);
+    assert_eq!(former.next_wake().map(|wake| (wake - now).as_secs()), Some(10), "half the time is enough for 3 s");
+    former.push("a", 2, online(4), now);
+    // 5 rows run for 7 s, which may become 14 s.
+    assert_eq!(former.next_wake().map(|wake| (wake - now).as_secs_f64().round()), Some(6.0));
+}
+
+#[test]
 fn a_deadline_shortens_the_delay() {
     let (mut former, now) = (former(4, DELAY), Instant::now());
     let deadline = Some(now + Duration::from_millis(8));
