@@ -35,13 +35,13 @@ impl Scene {
 
     /// Spans dropped before and in export, by the worker's own word.
     fn dropped(&self) -> f64 {
-        let of = |metric: metric::Metric, label| total(&self.worker, &metric.prometheus(), label);
+        let of = |metric: metric::Metric, label| self.worker.metric(&metric.prometheus(), label);
         of(metric::SPANS_PROCESSED, "queue_full") + of(metric::SPANS_EXPORTED, "export_failed")
     }
 
     /// Waits until the collector is known not to take spans.
     async fn wait_for_failure(&self) {
-        while total(&self.worker, &metric::SPANS_EXPORTED.prometheus(), "export_failed") == 0.0 {
+        while self.worker.metric(&metric::SPANS_EXPORTED.prometheus(), "export_failed") == 0.0 {
             tokio::time::sleep(std::time::Duration::from_millis(50)).await;
         }
     }
@@ -57,11 +57,30 @@ impl Scene {
     }
 }
 
-/// The sum of a metric's lines with this label on the worker's page for Prometheus.
-fn total(worker: &Worker, name: &str, label: &str) -> f64 {
-    let (_, page) = worker.get("/metrics").unwrap();
-    let lines = page.lines().filter(|line| line.starts_with(name) && line.contains(label));
-    lines.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
+/// Names of the threads of a process, and how nice they are (field 19 of `stat`, see proc(5)).
+fn threads(process: u32) -> Vec<(String, i32)> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let stats = tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("stat")).ok());
+    let read = |stat: String| {
+        let (name, fields) = stat.split_once('(').unwrap().1.rsplit_once(')').unwrap();
+        (name.to_owned(), fields.split_whitespace().nth(16).unwrap().parse().unwrap())
+    };
+    stats.map(read).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn threads_that_export_yield_to_those_that_work_on_jobs() {
+    let scene = scene("grpc", &format!("http://127.0.0.1:{}", free_port()));
+    let threads = threads(scene.worker.process.id());
+    let nice = |prefix: &str| -> Vec<i32> {
+        threads.iter().filter(|(name, _)| name.starts_with(prefix)).map(|(_, nice)| *nice).collect()
+    };
+    // Names are cut to 15 bytes. Whoever runs the test may be nice already.
+    let usual = nice("gristmill-worke")[0];
+    // Traces, metrics, logs.
+    assert_eq!((nice("OpenTelemetry"), nice("telemetry")), (vec![usual + 10; 3], vec![usual + 10]), "{threads:?}");
+    let working = [nice("runtime"), nice("engine"), nice("tracing-app")].concat();
+    assert!(working.len() >= 3 && working.iter().all(|nice| *nice == usual), "{threads:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
