@@ -77,11 +77,7 @@ async fn answered(model: &str) -> (Vec<(usize, usize)>, f64) {
         lengths.push((sequences.length, sequences.check(&answer.ok())));
     }
     jobs.settled().await;
-    let (_, page) = worker.get("/metrics").unwrap();
-    let elements = |kind: &str| -> f64 {
-        let is_kind = |line: &&str| line.starts_with("gristmill_batch_elements") && line.contains(kind);
-        page.lines().filter(is_kind).filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok()).sum()
-    };
+    let elements = |kind| worker.metric("gristmill_batch_elements", kind);
     let real: usize = (0..JOBS).map(Sequences::random).map(|job| 2 * job.rows * job.length).sum();
     assert_eq!(elements("\"real\""), real as f64, "ids and mask");
     (lengths, elements("\"padding\""))

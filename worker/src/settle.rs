@@ -47,6 +47,16 @@ pub struct Settler {
 /// By sequence: numbers that only the server gives, so a hash that resists chosen keys would be wasted.
 type OpenJobs = HashMap<u64, Open, FxBuildHasher>;
 
+/// What the settle task knows.
+#[derive(Default)]
+struct Books {
+    open: OpenJobs,
+    /// The barrier at the end.
+    last_ack: Option<Subject>,
+    /// Closed since intake was last told.
+    closed: Vec<Closed>,
+}
+
 struct Open {
     ack: Subject,
     touched: Instant,
@@ -63,8 +73,7 @@ struct Swept {
 impl Settler {
     /// Runs until every delivery is settled and no more can come: `notices` ends when intake and every ticket are gone.
     pub async fn run(self, mut notices: mpsc::Receiver<Vec<Notice>>) {
-        let mut open = HashMap::default();
-        let mut last_ack = None;
+        let mut books = Books::default();
         let mut bursts = Vec::with_capacity(BURSTS);
         let mut deletes = FuturesUnordered::new();
         let mut sweep = interval(self.ack_wait / 12);
@@ -75,36 +84,29 @@ impl Settler {
                     if received == 0 {
                         break;
                     }
-                    let (client, now, mut closed) = (self.nats.client(), Instant::now(), Vec::new());
+                    let (client, now) = (self.nats.client(), Instant::now());
                     for notice in bursts.drain(..).flatten() {
-                        if let Some(swept) = self.take(&client, &mut open, &mut last_ack, notice, now, &mut closed).await {
+                        if let Some(swept) = self.take(&client, &mut books, notice, now).await {
                             // Beside the loop: acks and keep-alives do not wait for it.
                             deletes.push(self.delete(swept));
                         }
                     }
-                    if !closed.is_empty() {
+                    if !books.closed.is_empty() {
                         // Intake may be gone: then nobody counts permits any more.
-                        let _ = self.closed.send(closed).await;
+                        let _ = self.closed.send(std::mem::take(&mut books.closed)).await;
                     }
                 }
                 Some(()) = deletes.next() => {}
-                _ = sweep.tick(), if self.link.borrow().is_up => self.keep_alive(&mut open, Instant::now()).await,
+                _ = sweep.tick(), if self.link.borrow().is_up => self.keep_alive(&mut books.open, Instant::now()).await,
             }
         }
         while deletes.next().await.is_some() {}
-        self.confirm(last_ack).await;
+        self.confirm(books.last_ack).await;
     }
 
     /// Takes one notice in. Returns a swept job whose end was stored, to be deleted.
-    async fn take(
-        &self,
-        client: &Client,
-        open: &mut OpenJobs,
-        last_ack: &mut Option<Subject>,
-        notice: Notice,
-        now: Instant,
-        closed: &mut Vec<Closed>,
-    ) -> Option<Swept> {
+    async fn take(&self, client: &Client, books: &mut Books, notice: Notice, now: Instant) -> Option<Swept> {
+        let open = &mut books.open;
         match notice {
             Notice::Opened { sequence, ack } => {
                 open.insert(sequence, Open { ack, touched: now, is_swept: false });
@@ -128,12 +130,12 @@ impl Settler {
                 let began = span.is_some().then(Instant::now);
                 // A swept job is deleted, not answered for.
                 let is_answered = open.get(&sequence).is_some_and(|o| !o.is_swept || verdict == Verdict::GivenBack);
-                let swept = self.end(client, open, last_ack, sequence, verdict).await;
+                let swept = self.end(client, books, sequence, verdict).await;
                 let answer = began.filter(|_| is_answered);
                 self.trace(span, answer.map(|began| (word(verdict), [began, Instant::now()])));
                 // After the answer: a crash in between leaves the job to be found, not to be forgotten.
                 slot.iter_mut().for_each(Slot::clear);
-                closed.push(Closed { sequence, slot });
+                books.closed.push(Closed { sequence, slot });
                 return swept;
             }
         }
@@ -141,21 +143,14 @@ impl Settler {
     }
 
     /// Answers for a job. Returns it if it was swept and its end was stored.
-    async fn end(
-        &self,
-        client: &Client,
-        open: &mut OpenJobs,
-        last_ack: &mut Option<Subject>,
-        sequence: u64,
-        verdict: Verdict,
-    ) -> Option<Swept> {
-        let Open { ack, is_swept, .. } = open.remove(&sequence)?;
+    async fn end(&self, client: &Client, books: &mut Books, sequence: u64, verdict: Verdict) -> Option<Swept> {
+        let Open { ack, is_swept, .. } = books.open.remove(&sequence)?;
         if is_swept && verdict != Verdict::GivenBack {
             return Some(Swept { sequence, advisory: ack });
         }
         self.answer(client, ack.clone(), verdict).await;
         if verdict == Verdict::Done {
-            *last_ack = Some(ack);
+            books.last_ack = Some(ack);
         }
         None
     }

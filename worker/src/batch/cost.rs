@@ -40,7 +40,7 @@ impl Cost {
     }
 
     /// How long a run of so many elements will take; nothing where none has been seen.
-    pub fn expect(&self, elements: usize) -> Duration {
+    pub fn estimate(&self, elements: usize) -> Duration {
         let [own, each] = self.line();
         Duration::try_from_secs_f64(own + each * elements as f64).unwrap_or(Duration::MAX)
     }
@@ -71,7 +71,7 @@ mod tests {
         assert_eq!((micros(&cost), cost.worth()), ([0, 0], 0), "nothing is known");
         (1..20).for_each(|n| run(&mut cost, n * 10, 500, 3));
         assert_eq!((micros(&cost), cost.worth()), ([500, 3], 83));
-        assert_eq!(cost.expect(1000).as_micros(), 3500);
+        assert_eq!(cost.estimate(1000).as_micros(), 3500);
     }
 
     #[test]

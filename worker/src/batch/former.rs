@@ -164,7 +164,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     }
 
     fn due(&self, key: &K, queue: &Queue<J>) -> Instant {
-        queue.due(&self.limits_of(key), self.cost.expect(queue.elements))
+        queue.due(&self.limits_of(key), self.cost.estimate(queue.elements))
     }
 
     fn limits_of(&self, key: &K) -> Limits {

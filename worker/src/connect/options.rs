@@ -31,7 +31,7 @@ pub(super) async fn options(
 ) -> Result<ConnectOptions, ConnectError> {
     let health = Arc::clone(health);
     let mut options = ConnectOptions::new().name(name).subscription_capacity(subscriptions).ping_interval(PING);
-    // Ours are made of checked tokens, or came from the server.
+    // Ours are made of checked tokens, or came from the server; on the way through a dead worker's ledger, whole by its checksum.
     options = options.skip_subject_validation(true);
     options = options.reconnect_delay_callback(pause).event_callback(move |event| {
         observe(&health, &event);
