@@ -6,12 +6,13 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::bookmark::Bookmark;
 use crate::fault;
 use crate::files::{forget, lock, numbers, open, own_dir};
 use crate::judge::{Death, Verdict};
 use crate::map::{Header, MAX_ACK, Map};
 use crate::mark::Mark;
-use crate::record::{Record, read};
+use crate::record::{Contents, Furthest, Record, read};
 use crate::slot::Slot;
 
 /// The ledger of this process. Owned by the one that accepts jobs: it opens and closes slots.
@@ -28,6 +29,8 @@ pub struct Claimed {
     /// Jobs that dead processes left. Each has its slot in the new ledger already: should this process die, too, the
     /// next one finds it again.
     pub found: Vec<Found>,
+    /// How far the deliveries of each of their consumers had come. What was delivered after is in no ledger.
+    pub reached: Vec<Reached>,
     /// How they died, if they said.
     pub deaths: Vec<Death>,
     /// Jobs that they had asked for, and that may have been on their way.
@@ -49,6 +52,15 @@ pub struct Found {
     pub verdict: Verdict,
     /// Its place in the new ledger.
     pub slot: Slot,
+}
+
+/// How far the deliveries of a consumer to a dead process had come.
+#[derive(Debug)]
+pub struct Reached {
+    /// The subject to answer the furthest job on, which names the consumer.
+    pub ack: String,
+    /// Its place in the new ledger.
+    pub bookmark: Bookmark,
 }
 
 /// No ledger can be kept.
@@ -73,7 +85,7 @@ impl Ledger {
         let now = SystemTime::now();
         let mut claimed = Claimed::default();
         let mut own = None;
-        let mut moved = Vec::new();
+        let mut moved = Contents::default();
         let mut siblings = Vec::new();
         let numbers = numbers(dir, key).map_err(failed)?;
         let unused = (0..).find(|number| !numbers.contains(number)).expect("no directory holds 2^64 files");
@@ -88,7 +100,9 @@ impl Ledger {
             } else {
                 let (map, is_foreign) = Map::open(&file, 0).map_err(failed)?;
                 claimed.damaged += usize::from(is_foreign);
-                moved.extend(read(&map, now, &mut claimed).into_iter().map(|(_, record)| record));
+                let Contents { jobs, reached } = read(&map, now, &mut claimed);
+                moved.jobs.extend(jobs);
+                moved.reached.extend(reached);
                 siblings.push((path, file));
             }
         }
@@ -108,7 +122,7 @@ impl Ledger {
         capacity: usize,
         ack_wait: Duration,
         now: SystemTime,
-        moved: Vec<Record>,
+        moved: Contents,
         claimed: &mut Claimed,
     ) -> io::Result<Self> {
         let (map, is_foreign) = Map::open(&file, 0)?;
@@ -117,13 +131,18 @@ impl Ledger {
         drop(map);
         let (map, _) = Map::open(&file, capacity + kept.len() + moved.len())?;
         let map = Arc::new(map);
-        let taken: BTreeSet<usize> = kept.iter().map(|(index, _)| *index).collect();
+        let taken: BTreeSet<usize> = kept.indices().collect();
         let free = (0..map.slots()).rev().filter(|index| !taken.contains(index)).collect();
         let mut ledger = Self { map, free, _file: file };
-        for (index, record) in kept {
+        claimed.reached.extend(kept.reached.into_iter().map(|(index, furthest)| ledger.reached(index, furthest)));
+        for (_, Furthest { sequence, ack }) in moved.reached {
+            let bookmark = ledger.bookmark(sequence, &ack);
+            claimed.reached.extend(bookmark.map(|bookmark| Reached { ack, bookmark }));
+        }
+        for (index, record) in kept.jobs {
             claimed.found.push(ledger.found(index, record));
         }
-        for record in moved {
+        for (_, record) in moved.jobs {
             // Two of them may have been given the same job, one after the other: what is held against it counts.
             if let Some(known) = claimed.found.iter_mut().find(|found| found.sequence == record.sequence) {
                 if known.verdict == Verdict::GiveBack {
@@ -150,6 +169,10 @@ impl Ledger {
         Found { sequence, ack, verdict: mark.verdict(), slot }
     }
 
+    fn reached(&self, index: usize, Furthest { sequence, ack }: Furthest) -> Reached {
+        Reached { ack, bookmark: Bookmark::new(Arc::clone(&self.map), index, sequence) }
+    }
+
     /// Enters a job. `None` where there is no room: the job is served, only its crash would be noticed late.
     pub fn open(&mut self, sequence: u64, ack: &str) -> Option<Slot> {
         if ack.len() > MAX_ACK {
@@ -158,6 +181,17 @@ impl Ledger {
         let index = self.free.pop()?;
         self.map.write(index, sequence, ack.as_bytes());
         Some(Slot::new(Arc::clone(&self.map), index, Mark::FRESH))
+    }
+
+    /// Enters how far the deliveries of a consumer have come. `None` where there is no room: then what is on its way to a
+    /// process that dies waits for the server to deliver it again.
+    pub fn bookmark(&mut self, sequence: u64, ack: &str) -> Option<Bookmark> {
+        if ack.len() > MAX_ACK {
+            return None;
+        }
+        let mut bookmark = Bookmark::new(Arc::clone(&self.map), self.free.pop()?, sequence);
+        bookmark.set(sequence, ack);
+        Some(bookmark)
     }
 
     /// Takes a cleared place back, to be used again.
@@ -262,6 +296,30 @@ mod tests {
         let (_, mut claimed) = claim(&dir);
         claimed.found.iter_mut().for_each(|found| found.slot.clear());
         assert!(claim(&dir).1.found.is_empty());
+    }
+
+    fn reached(claimed: &Claimed) -> Vec<(u64, &str)> {
+        claimed.reached.iter().map(|Reached { ack, bookmark }| (bookmark.sequence(), ack.as_str())).collect()
+    }
+
+    #[test]
+    fn a_bookmark_outlasts_its_jobs_moves_with_a_ledger_and_is_stale_when_they_would_be() {
+        let dir = TempDir::new().unwrap();
+        let (mut ledger, _) = claim(&dir);
+        let mut bookmark = ledger.bookmark(7, "$JS.ACK.7").unwrap();
+        bookmark.set(9, "$JS.ACK.9");
+        bookmark.set(10, &"x".repeat(MAX_ACK + 1));
+        let (other, _) = claim(&dir);
+        drop((ledger, bookmark));
+        // Of its own, then of a sibling.
+        let (ledger, claimed) = claim(&dir);
+        assert_eq!(reached(&claimed), [(9, "$JS.ACK.9")]);
+        drop((ledger, claimed, other));
+        let (ledger, claimed) = claim(&dir);
+        assert_eq!((reached(&claimed), claimed.found.len(), claimed.damaged), (vec![(9, "$JS.ACK.9")], 0, 0));
+        ledger.touch(SystemTime::now() - WAIT);
+        drop((ledger, claimed));
+        assert!(claim(&dir).1.reached.is_empty());
     }
 
     #[test]

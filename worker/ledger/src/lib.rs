@@ -7,6 +7,7 @@
 mod map;
 mod mark;
 
+mod bookmark;
 mod claim;
 mod fault;
 mod files;
@@ -14,7 +15,8 @@ mod judge;
 mod record;
 mod slot;
 
-pub use claim::{Claimed, Error, Found, Ledger, Witness};
+pub use bookmark::Bookmark;
+pub use claim::{Claimed, Error, Found, Ledger, Reached, Witness};
 pub use fault::{end_now, enter, enter_ours, install_fault_handler};
 pub use judge::{Cause, Death, MAX_STRIKES, Verdict};
 pub use slot::Slot;

@@ -26,6 +26,9 @@ pub(crate) enum State {
 /// The word of a slot that holds no job.
 pub(crate) const FREE: u64 = 0;
 
+/// The word of a slot that holds a bookmark.
+pub(crate) const REACHED: u64 = 5;
+
 /// Runs are numbered within this many bits, from 1.
 pub(crate) const RUN_BITS: u32 = 48;
 
@@ -44,7 +47,7 @@ impl Mark {
         kind | u64::from(self.is_suspect) << 3 | u64::from(self.strikes) << 8 | upper << (64 - RUN_BITS)
     }
 
-    /// Reads a word; `None` for one that we do not write, [`FREE`] among them.
+    /// Reads a word; `None` for one that says nothing of a job, [`FREE`] and [`REACHED`] among them.
     pub(crate) fn read(word: u64) -> Option<Self> {
         let upper = word >> (64 - RUN_BITS);
         let state = match word & 0b111 {
@@ -74,6 +77,6 @@ mod tests {
                 assert_eq!(Mark::read(mark.word() | 0b1_0000), None);
             }
         }
-        assert_eq!((Mark::read(FREE), Mark::read(u64::MAX)), (None, None));
+        assert_eq!([FREE, REACHED, u64::MAX].map(Mark::read), [None; 3]);
     }
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use crate::claim::Claimed;
 use crate::judge::{Death, Verdict, judge};
 use crate::map::{Header, Map};
-use crate::mark::{FREE, Mark};
+use crate::mark::{FREE, Mark, REACHED};
 
 /// One job's slot.
 pub(crate) struct Record {
@@ -15,17 +15,44 @@ pub(crate) struct Record {
     pub(crate) mark: Mark,
 }
 
+/// How far a consumer's deliveries had come.
+pub(crate) struct Furthest {
+    pub(crate) sequence: u64,
+    pub(crate) ack: String,
+}
+
+/// What one ledger holds, and in which slots.
+#[derive(Default)]
+pub(crate) struct Contents {
+    pub(crate) jobs: Vec<(usize, Record)>,
+    pub(crate) reached: Vec<(usize, Furthest)>,
+}
+
+impl Contents {
+    pub(crate) fn len(&self) -> usize {
+        self.jobs.len() + self.reached.len()
+    }
+
+    /// The slots that are taken.
+    pub(crate) fn indices(&self) -> impl Iterator<Item = usize> {
+        self.jobs.iter().map(|(index, _)| *index).chain(self.reached.iter().map(|(index, _)| *index))
+    }
+}
+
 /// Reads and judges what a dead process left; writes the verdicts back, so that they are passed only once. What is damaged
 /// is freed, and what is stale, but for what is held against a job: that stays true.
-pub(crate) fn read(map: &Map, now: SystemTime, claimed: &mut Claimed) -> Vec<(usize, Record)> {
+pub(crate) fn read(map: &Map, now: SystemTime, claimed: &mut Claimed) -> Contents {
     let is_stale = is_stale(map, now);
-    let mut records = Vec::new();
+    let Contents { jobs: mut records, mut reached } = Contents::default();
     for index in 0..map.slots() {
         let word = map.state(index).load(Ordering::Acquire);
         if word == FREE {
             continue;
         }
         match (Mark::read(word), map.read(index)) {
+            // The server has delivered again what was on its way.
+            (None, Some(_)) if word == REACHED && is_stale => map.state(index).store(FREE, Ordering::Release),
+            (None, Some((sequence, ack))) if word == REACHED => reached.push((index, Furthest { sequence, ack })),
             (Some(mark), Some((sequence, ack))) => records.push((index, Record { sequence, ack, mark })),
             _ => {
                 claimed.damaged += 1;
@@ -49,7 +76,7 @@ pub(crate) fn read(map: &Map, now: SystemTime, claimed: &mut Claimed) -> Vec<(us
         }
         !is_void
     });
-    records
+    Contents { jobs: records, reached }
 }
 
 /// Whether the server has delivered the jobs again by now, perhaps to somebody who works on them. A time in the future is

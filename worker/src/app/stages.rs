@@ -88,10 +88,10 @@ impl Stages<'_> {
     /// a stage ends when the one before it has.
     pub(super) async fn start(&self, ends: Ends, routes: Routes, left: Left) -> Started {
         let Ends { outcomes, reports, broken, jobs, notices, closed, .. } = ends;
-        let Left { ledger, returned, strays } = left;
-        let journal = Journal::new(ledger, returned, self.ready.ack_wait);
-        let (stopper, stopped) = shutdown::channel();
+        let Left { ledger, returned, reached, strays } = left;
         let consumers = consumers(routes.models.keys());
+        let journal = Journal::new(ledger, returned, self.ready.ack_wait).reached(reached, &consumers);
+        let (stopper, stopped) = shutdown::channel();
         let mut tasks = JoinSet::new();
         let settle = tokio::spawn(self.settler(closed.0).run(notices.1));
         let publisher = self.publisher(outcomes.1);

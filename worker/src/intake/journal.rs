@@ -1,7 +1,11 @@
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use gristmill_ledger::{Ledger, Slot};
+use async_nats::Subject;
+use gristmill_ledger::{Bookmark, Ledger, Slot};
+
+use crate::message::Consumer;
 
 /// The crash ledger as intake keeps it.
 pub struct Journal {
@@ -9,6 +13,9 @@ pub struct Journal {
     /// Jobs given back at start. They stay entered until they are delivered again, here, or must have been elsewhere:
     /// should this process be killed while they are on their way to it, the next one gives them back once more.
     returned: HashMap<u64, Slot>,
+    /// How far the deliveries of each consumer have come, by its index: what is beyond, and on its way to this process
+    /// when it is killed, the next one gives back.
+    reached: Vec<Reached>,
     /// Given back jobs are nobody's business any more after this.
     forget_at: Instant,
 }
@@ -16,15 +23,38 @@ pub struct Journal {
 impl Journal {
     /// With what was given back at start; without a ledger, nothing is entered.
     pub fn new(ledger: Option<Ledger>, returned: Vec<(u64, Slot)>, ack_wait: Duration) -> Self {
-        Self { ledger, returned: returned.into_iter().collect(), forget_at: Instant::now() + ack_wait }
+        Self {
+            ledger,
+            returned: returned.into_iter().collect(),
+            reached: Vec::new(),
+            forget_at: Instant::now() + ack_wait,
+        }
     }
 
-    /// Enters a job. The flag says that it was given back at start: its last delivery ended well.
-    pub(super) fn open(&mut self, sequence: u64, ack: &str) -> (Option<Slot>, bool) {
+    /// For these consumers, in their order, with the bookmarks that dead workers left.
+    pub fn reached(mut self, mut bookmarks: HashMap<String, Bookmark>, consumers: &[Arc<Consumer>]) -> Self {
+        let of = |consumer: &Arc<Consumer>| Reached { furthest: None, bookmark: bookmarks.remove(&consumer.name) };
+        self.reached = consumers.iter().map(of).collect();
+        // Of models that are not served here any more.
+        bookmarks.into_values().for_each(Bookmark::clear);
+        self
+    }
+
+    /// Enters a job of a consumer. The flag says that it was given back at start: its last delivery ended well.
+    pub(super) fn open(&mut self, consumer: usize, sequence: u64, ack: &Subject) -> (Option<Slot>, bool) {
+        self.reached[consumer].note(sequence, ack);
         match self.returned.remove(&sequence) {
             // Its older ack subject will do: the server goes by the sequence.
             Some(slot) => (Some(slot), true),
             None => (self.ledger.as_mut().and_then(|ledger| ledger.open(sequence, ack)), false),
+        }
+    }
+
+    /// Enters how far the deliveries have come. To be called before any job of a burst is handed on: from then on its slot
+    /// may be cleared.
+    pub(super) fn turn_page(&mut self) {
+        if let Some(ledger) = &mut self.ledger {
+            self.reached.iter_mut().for_each(|reached| reached.write(ledger));
         }
     }
 
@@ -49,12 +79,37 @@ impl Journal {
     /// Nothing more will come.
     pub(super) fn end(mut self) {
         self.forget();
+        self.reached.into_iter().filter_map(|reached| reached.bookmark).for_each(Bookmark::clear);
     }
 
     fn forget(&mut self) {
         for (_, mut slot) in std::mem::take(&mut self.returned) {
             slot.clear();
             self.close(&slot);
+        }
+    }
+}
+
+/// How far the deliveries of one consumer have come.
+struct Reached {
+    /// Beyond the bookmark, in this burst.
+    furthest: Option<(u64, Subject)>,
+    bookmark: Option<Bookmark>,
+}
+
+impl Reached {
+    fn note(&mut self, sequence: u64, ack: &Subject) {
+        let bookmark = self.bookmark.as_ref().map(Bookmark::sequence);
+        if Some(sequence) > self.furthest.as_ref().map(|(sequence, _)| *sequence).max(bookmark) {
+            self.furthest = Some((sequence, ack.clone()));
+        }
+    }
+
+    fn write(&mut self, ledger: &mut Ledger) {
+        let Some((sequence, ack)) = self.furthest.take() else { return };
+        match &mut self.bookmark {
+            Some(bookmark) => bookmark.set(sequence, &ack),
+            None => self.bookmark = ledger.bookmark(sequence, &ack),
         }
     }
 }

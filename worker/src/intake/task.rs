@@ -149,6 +149,7 @@ impl Puller {
                         let Some(message) = self.inbox.ready() else { break };
                         self.take(message, anchor);
                     }
+                    self.journal.turn_page();
                     self.burst.hand_on(&self.notices, self.out.as_ref()).await;
                 }
                 ended = closed.recv() => {
@@ -286,7 +287,7 @@ impl Puller {
             return self.burst.notices.push(Notice::Renewed { sequence, ack });
         }
         // Entered before it goes anywhere: whatever it may do to the process, it can be found.
-        let (slot, was_returned) = self.journal.open(sequence, &ack);
+        let (slot, was_returned) = self.journal.open(index, sequence, &ack);
         self.burst.notices.push(Notice::Opened { sequence, ack });
         let ticket = Ticket::new(sequence, slot, self.notices.clone());
         if self.out.is_none() {

@@ -1,15 +1,16 @@
 //! What a dead worker left, found in its crash ledger at start.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use async_nats::jetstream::{AckKind, Context};
-use gristmill_ledger::{Cause, Claimed, Found, Ledger, Slot, Verdict, install_fault_handler};
+use gristmill_ledger::{Bookmark, Cause, Claimed, Found, Ledger, Slot, Verdict, install_fault_handler};
 use gristmill_schemas::Namespace;
 
 use super::recover::Stray;
-use super::transit::in_transit;
+use super::transit::recall;
 use crate::link::Current;
 use crate::settings::Section;
 use crate::telemetry::{Count, Counters};
@@ -40,6 +41,8 @@ pub struct Left {
     pub ledger: Option<Ledger>,
     /// Jobs that were given back, and where they are entered.
     pub returned: Vec<(u64, Slot)>,
+    /// How far the deliveries of each consumer have come.
+    pub reached: HashMap<String, Bookmark>,
     /// Jobs to be taken up.
     pub strays: Vec<Stray>,
 }
@@ -85,7 +88,7 @@ pub async fn claim(claim: Claim<'_>) -> Left {
     // Twice: for the jobs to come, and for as many that were on their way to a dead worker.
     let capacity = 2 * claim.capacity;
     let claimed = tokio::task::block_in_place(|| Ledger::claim(dir, &key, capacity, claim.ack_wait));
-    let (mut ledger, Claimed { found, deaths, asked, stale, damaged }) = match claimed {
+    let (mut ledger, Claimed { found, reached, deaths, asked, stale, damaged }) = match claimed {
         Ok(claimed) => claimed,
         Err(error) => {
             tracing::error!(%error, "no crash ledger: jobs of a crash will wait for ack_wait (ledger.dir)");
@@ -96,11 +99,8 @@ pub async fn claim(claim: Claim<'_>) -> Left {
     if !found.is_empty() || stale + damaged > 0 {
         tracing::warn!(jobs = found.len(), ?deaths, stale, damaged, "a dead worker left jobs");
     }
-    let (mut returned, mut strays) = (Vec::new(), Vec::new());
-    for (sequence, ack) in in_transit(&claim, &found, asked).await {
-        returned.extend(ledger.open(sequence, &ack).map(|slot| (sequence, slot)));
-        claim.give_back(ack).await;
-    }
+    let (mut returned, reached) = recall(&claim, &mut ledger, (&found, reached), asked).await;
+    let mut strays = Vec::new();
     for Found { sequence, ack, verdict, slot } in found {
         match verdict {
             Verdict::GiveBack => {
@@ -113,7 +113,7 @@ pub async fn claim(claim: Claim<'_>) -> Left {
     }
     // On the wire, before models are loaded.
     drop(claim.context.client().flush().await);
-    Left { ledger: Some(ledger), returned, strays }
+    Left { ledger: Some(ledger), returned, reached, strays }
 }
 
 fn condemned(sequence: u64, ack: String, slot: Slot, cause: Cause) -> Stray {
@@ -122,7 +122,7 @@ fn condemned(sequence: u64, ack: String, slot: Slot, cause: Cause) -> Stray {
 }
 
 impl Claim<'_> {
-    async fn give_back(&self, ack: String) {
+    pub(super) async fn give_back(&self, ack: String) {
         self.counters.inc(Count::Returned);
         if let Err(error) = self.context.client().publish(ack, AckKind::Nak(None).into()).await {
             tracing::warn!(%error, "a job was not given back, it will be delivered after ack_wait");

@@ -1,11 +1,14 @@
 //! Jobs that were on their way to a worker when it died: sent by the server, in no ledger yet.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use async_nats::jetstream::Context;
-use gristmill_ledger::Found;
+use gristmill_ledger::{Bookmark, Found, Ledger, Reached, Slot};
 
 use super::left::Claim;
+
+/// Between two jobs on their way to one worker there may lie as many, less one, of other consumers and other workers.
+const SPREAD: usize = 8;
 
 /// An ack subject, taken apart. Its last tokens are: deliveries, stream sequence, consumer sequence, time, jobs pending.
 struct Ack<'a> {
@@ -16,38 +19,71 @@ struct Ack<'a> {
     time: &'a str,
 }
 
-/// Sequences and ack subjects of the jobs that may have been on their way.
+/// What a consumer has delivered so far.
+struct Delivered {
+    sequence: u64,
+    consumer_sequence: u64,
+    /// Not answered yet.
+    open: usize,
+}
+
+/// Jobs that may have been on their way are entered in the ledger and given back.
 ///
-/// They are the sequences that a consumer has delivered beyond the last in the ledger, at most as many as it has
-/// unanswered besides those, and as the dead worker had asked for. The server ignores an answer to what is not open. What another worker holds is delivered a
-/// second time, and its second result is dropped as a duplicate: the price of nobody waiting for ack_wait.
-pub(super) async fn in_transit(claim: &Claim<'_>, found: &[Found], asked: u64) -> Vec<(u64, String)> {
-    let mut last: HashMap<&str, (u64, usize, Ack<'_>)> = HashMap::new();
-    for Found { sequence, ack, .. } in found {
-        let Some(parts) = Ack::parse(ack) else { continue };
-        let (highest, count, _) = last.entry(parts.consumer).or_insert((0, 0, parts));
-        (*highest, *count) = (*sequence.max(highest), *count + 1);
-    }
-    let mut acks = Vec::new();
-    for (highest, count, ack) in last.into_values() {
-        match unanswered(claim.context, &ack).await {
-            Ok((delivered, consumer_sequence, pending)) => {
-                let most = pending.saturating_sub(count).min(usize::try_from(asked).unwrap_or(0));
-                let sequences = (highest + 1..=delivered).take(most);
-                acks.extend(sequences.map(|sequence| (sequence, ack.of(sequence, consumer_sequence))));
+/// They are those that a consumer has delivered beyond the dead worker's bookmark, some [`SPREAD`] times as many as that had asked
+/// for at most. The server ignores an answer to what is not open. What another worker holds is delivered a second time,
+/// and its second result is dropped as a duplicate: the price of nobody waiting for ack_wait.
+///
+/// Returns them and, by consumer, the bookmarks, which are beyond them now.
+pub(super) async fn recall(
+    claim: &Claim<'_>,
+    ledger: &mut Ledger,
+    (found, mut reached): (&[Found], Vec<Reached>),
+    asked: u64,
+) -> (Vec<(u64, Slot)>, HashMap<String, Bookmark>) {
+    let held: HashSet<u64> = found.iter().map(|found| found.sequence).collect();
+    let most = usize::try_from(asked).unwrap_or(0) * SPREAD;
+    let (mut returned, mut bookmarks) = (Vec::new(), HashMap::new());
+    // Of several that dead workers of one consumer left, the first covers the others.
+    reached.sort_by_key(|reached| reached.bookmark.sequence());
+    for Reached { ack: furthest, mut bookmark } in reached {
+        let Some(ack) = Ack::parse(&furthest).filter(|ack| !bookmarks.contains_key(ack.consumer)) else {
+            bookmark.clear();
+            continue;
+        };
+        match delivered(claim.context, &ack).await {
+            Ok(delivered) => {
+                let held_here = found.iter().filter(|found| ack.is_of_same(&found.ack)).count();
+                let sequences = on_the_way(bookmark.sequence(), &delivered, &held, held_here, most);
+                let acks: Vec<_> = sequences.iter().map(|sequence| ack.of(*sequence, &delivered)).collect();
+                for (sequence, ack) in sequences.iter().zip(&acks) {
+                    returned.extend(ledger.open(*sequence, ack).map(|slot| (*sequence, slot)));
+                }
+                bookmark.set(delivered.sequence, &ack.of(delivered.sequence, &delivered));
+                for ack in acks {
+                    claim.give_back(ack).await;
+                }
             }
             Err(error) => tracing::warn!(%error, consumer = ack.consumer, "jobs on their way may wait for ack_wait"),
         }
+        bookmarks.insert(ack.consumer.to_owned(), bookmark);
     }
-    acks
+    (returned, bookmarks)
+}
+
+/// The sequences of the jobs that may have been on their way.
+fn on_the_way(reached: u64, delivered: &Delivered, held: &HashSet<u64>, held_here: usize, most: usize) -> Vec<u64> {
+    if delivered.open <= held_here {
+        return Vec::new();
+    }
+    (reached + 1..=delivered.sequence).take(most).filter(|sequence| !held.contains(sequence)).collect()
 }
 
 type Error = Box<dyn std::error::Error + Send + Sync>;
 
-/// Last stream and consumer sequence delivered, and the number of jobs delivered and not answered.
-async fn unanswered(context: &Context, ack: &Ack<'_>) -> Result<(u64, u64, usize), Error> {
+async fn delivered(context: &Context, ack: &Ack<'_>) -> Result<Delivered, Error> {
     let info = context.get_stream_no_info(ack.stream).await?.consumer_info(ack.consumer).await?;
-    Ok((info.delivered.stream_sequence, info.delivered.consumer_sequence, info.num_ack_pending))
+    let (sequence, consumer_sequence) = (info.delivered.stream_sequence, info.delivered.consumer_sequence);
+    Ok(Delivered { sequence, consumer_sequence, open: info.num_ack_pending })
 }
 
 impl<'a> Ack<'a> {
@@ -61,8 +97,12 @@ impl<'a> Ack<'a> {
         Some(Self { head, stream, consumer, time })
     }
 
+    fn is_of_same(&self, other: &str) -> bool {
+        Ack::parse(other).is_some_and(|other| other.consumer == self.consumer)
+    }
+
     /// The same consumer's, for another job. The server wants a consumer sequence that it has given out, no more.
-    fn of(&self, sequence: u64, consumer_sequence: u64) -> String {
+    fn of(&self, sequence: u64, Delivered { consumer_sequence, .. }: &Delivered) -> String {
         format!("{}.1.{sequence}.{consumer_sequence}.{}.0", self.head, self.time)
     }
 }
@@ -76,8 +116,26 @@ mod tests {
         let plain = "$JS.ACK.INFER_JOBS.mlp-online.1.7.9.1700000000000000000.3";
         let ack = Ack::parse(plain).unwrap();
         assert_eq!((ack.stream, ack.consumer), ("INFER_JOBS", "mlp-online"));
-        assert_eq!(ack.of(8, 10), "$JS.ACK.INFER_JOBS.mlp-online.1.8.10.1700000000000000000.0");
+        let delivered = Delivered { sequence: 8, consumer_sequence: 10, open: 1 };
+        assert_eq!(ack.of(8, &delivered), "$JS.ACK.INFER_JOBS.mlp-online.1.8.10.1700000000000000000.0");
+        assert!(ack.is_of_same(&ack.of(8, &delivered)) && !ack.is_of_same("$JS.ACK.INFER_JOBS.mlp-bulk.1.7.9.17.3"));
         let domain = Ack::parse("$JS.ACK.hub.acc.INFER_JOBS.mlp-online.1.7.9.17.3.rnd").map(|ack| ack.head.to_owned());
         assert!(domain.is_some() && Ack::parse("$JS.ACK.x").is_none());
+    }
+
+    /// Jobs up to 500 were entered and answered, but for two; 501 to 540 were sent.
+    #[test]
+    fn on_the_way_is_what_lies_beyond_the_bookmark_however_old_the_jobs_that_are_held() {
+        let delivered = |open| Delivered { sequence: 540, consumer_sequence: 700, open };
+        let held = HashSet::from([3, 77]);
+        assert_eq!(on_the_way(500, &delivered(42), &held, 2, 1000), (501..=540).collect::<Vec<_>>());
+        assert_eq!(
+            on_the_way(500, &delivered(42), &held, 2, 8),
+            (501..=508).collect::<Vec<_>>(),
+            "no more than may be"
+        );
+        assert_eq!(on_the_way(500, &delivered(42), &HashSet::from([3, 502]), 2, 3), [501, 503]);
+        assert!(on_the_way(500, &delivered(2), &held, 2, 1000).is_empty(), "all that is open is held");
+        assert!(on_the_way(540, &delivered(42), &held, 2, 1000).is_empty());
     }
 }
