@@ -25,6 +25,13 @@ impl Token {
     }
 }
 
+/// The token's text, which is shared.
+impl From<&Token> for Arc<str> {
+    fn from(token: &Token) -> Self {
+        Self::clone(&token.0)
+    }
+}
+
 impl FromStr for Token {
     type Err = InvalidToken;
 

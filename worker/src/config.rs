@@ -45,7 +45,7 @@ pub struct Config {
     pub otel: Settings,
     /// `telemetry.histograms`
     pub histograms: Buckets,
-    /// `telemetry.max_traces_per_s`: most jobs recorded in a second; zero for no limit.
+    /// `telemetry.max_traces_per_s`: most jobs recorded a second, and at once; zero for no limit.
     pub max_traces: u32,
     /// `telemetry.slow_job_ms`: a job that is longer in the worker is logged; zero logs none.
     pub slow_job: Duration,

@@ -1,6 +1,7 @@
 //! Decode: an untrusted delivery becomes a job that agrees with itself, or a refusal. Borrows, copies no tensor bytes.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::sync::LazyLock;
 use std::time::{Duration, Instant, SystemTime};
 
@@ -18,7 +19,7 @@ use crate::telemetry::{Processing, Trace, Tracing, destination, job_attributes};
 #[derive(Debug, Clone)]
 pub struct Decoder {
     /// Name of the jobs stream; part of the id of jobs that bring none.
-    pub stream: String,
+    pub stream: Arc<str>,
     /// Most bytes of one body.
     pub max_bytes: usize,
     /// What deliveries before this one tell of a job.
@@ -141,7 +142,7 @@ impl Decoder {
 
     /// The `process` span of a recorded job, as far as it is known when the job has been read.
     fn processing(&self, trace: &Trace, origin: &Origin, id: &str, now: OffsetDateTime) -> Processing {
-        let template = format!("{}.jobs", self.tracing.namespace);
+        let template = Arc::clone(&self.tracing.templates.jobs);
         let sequence = i64::try_from(origin.sequence).unwrap_or(i64::MAX);
         let consumer = &origin.consumer;
         let msg_id = read_headers(origin.headers.as_ref()).msg_id;
@@ -150,17 +151,17 @@ impl Decoder {
         attributes.extend(job_attributes("process", "process"));
         attributes.extend([
             KeyValue::new("messaging.destination.name", origin.subject.to_string()),
-            KeyValue::new(attribute::CONSUMER, consumer.name.clone()),
+            KeyValue::new(attribute::CONSUMER, Arc::clone(&consumer.name)),
             KeyValue::new(
                 "messaging.message.id",
                 msg_id.map_or_else(|| format!("{}:{sequence}", self.stream), str::to_owned),
             ),
             KeyValue::new("messaging.message.conversation_id", id.to_owned()),
             KeyValue::new("messaging.message.body.size", i64::try_from(origin.payload.len()).unwrap_or(i64::MAX)),
-            KeyValue::new("messaging.nats.stream", self.stream.clone()),
+            KeyValue::new("messaging.nats.stream", Arc::clone(&self.stream)),
             KeyValue::new("messaging.nats.sequence", sequence),
             KeyValue::new("messaging.nats.message.delivery_count", origin.deliveries),
-            KeyValue::new(attribute::MODEL, consumer.model.to_string()),
+            KeyValue::new(attribute::MODEL, Arc::<str>::from(&consumer.model)),
             KeyValue::new(attribute::LANE, consumer.lane.as_str()),
         ]);
         // The wall clock of intake, moved by what has passed since.
@@ -234,7 +235,13 @@ pub(crate) mod testing {
         let server = Server { address: "broker".into(), port: 4222 }.into();
         let propagation = Propagation { trace_context: true, baggage: true };
         let limiter = Limiter::new(0).into();
-        Tracing { sampling: Sampling::DEFAULT, limiter, propagation, server, namespace: "infer".into() }
+        Tracing {
+            sampling: Sampling::DEFAULT,
+            limiter,
+            propagation,
+            server,
+            templates: crate::telemetry::Templates::new("infer"),
+        }
     }
 
     /// Records what its sender records.

@@ -10,7 +10,7 @@ use clap::Parser;
 use gristmill_ledger::end_now;
 use gristmill_telemetry::{Identity, LogSettings, Settings, Telemetry};
 use gristmill_worker::settings::Sources;
-use gristmill_worker::telemetry::{Limiter, Meters, Tracing, Vitals};
+use gristmill_worker::telemetry::{Limiter, Meters, Templates, Tracing, Vitals};
 use gristmill_worker::{Admin, App, Config, Signals, Status, follow_supervisor, supervise};
 
 /// A job is some dozens of small values that are made on one thread and dropped on another.
@@ -182,11 +182,12 @@ fn run(config: &Config, telemetry: &Telemetry) -> anyhow::Result<End> {
 }
 
 fn vitals(config: &Config, telemetry: &Telemetry) -> Vitals {
-    let (server, namespace) = (Arc::new(config.nats.server()), config.namespace.to_string());
+    let server = Arc::new(config.nats.server());
+    let templates = Templates::new(&config.namespace.to_string());
     Vitals {
         health: Arc::default(),
         counters: Arc::default(),
-        meters: Arc::new(Meters::new(telemetry.instruments(), Arc::clone(&server), &namespace)),
+        meters: Arc::new(Meters::new(telemetry.instruments(), Arc::clone(&server), templates.clone())),
         spans: telemetry.spans(),
         snapshots: telemetry.snapshots(),
         heartbeat: Arc::default(),
@@ -195,7 +196,7 @@ fn vitals(config: &Config, telemetry: &Telemetry) -> Vitals {
             limiter: Limiter::new(config.max_traces).into(),
             propagation: config.otel.propagation,
             server,
-            namespace: namespace.into(),
+            templates,
         },
         started: Instant::now(),
     }

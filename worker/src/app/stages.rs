@@ -225,7 +225,7 @@ impl Stages<'_> {
         let Ready { ack_wait, max_deliver, .. } = self.ready;
         let redelivery = Redelivery { ack_wait, max_deliver };
         let (max_bytes, tracing) = (self.config.limits.job_bytes, self.vitals.tracing.clone());
-        Decoder { stream: self.names().jobs, max_bytes, redelivery, tracing }
+        Decoder { stream: self.names().jobs.into(), max_bytes, redelivery, tracing }
     }
 
     fn names(&self) -> Names {
@@ -243,6 +243,6 @@ async fn named(stage: &'static str, task: impl Future<Output = ()>) -> &'static 
 
 fn consumers<'a>(models: impl Iterator<Item = &'a Token>) -> Vec<Arc<Consumer>> {
     let consumer =
-        |model: &Token, lane| Consumer { model: model.clone(), lane, name: Namespace::consumer(model, lane) };
+        |model: &Token, lane| Consumer { model: model.clone(), lane, name: Namespace::consumer(model, lane).into() };
     models.flat_map(|model| Lane::ALL.map(|lane| Arc::new(consumer(model, lane)))).collect()
 }

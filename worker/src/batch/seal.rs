@@ -54,9 +54,6 @@ fn link(job: &RoutedJob, index: usize) -> Option<Link> {
     let envelope = &job.envelope;
     envelope.trace.is_recorded.then(|| Link {
         context: envelope.trace.context,
-        attributes: vec![
-            KeyValue::new("messaging.message.conversation_id", envelope.id.clone()),
-            KeyValue::new("gristmill.batch.index", i64::try_from(index).unwrap_or(i64::MAX)),
-        ],
+        attributes: vec![KeyValue::new("gristmill.batch.index", i64::try_from(index).unwrap_or(i64::MAX))],
     })
 }

@@ -33,7 +33,7 @@ impl Journal {
 
     /// For these consumers, in their order, with the bookmarks that dead workers left.
     pub fn reached(mut self, mut bookmarks: HashMap<String, Bookmark>, consumers: &[Arc<Consumer>]) -> Self {
-        let of = |consumer: &Arc<Consumer>| Reached { furthest: None, bookmark: bookmarks.remove(&consumer.name) };
+        let of = |consumer: &Arc<Consumer>| Reached { furthest: None, bookmark: bookmarks.remove(&*consumer.name) };
         self.reached = consumers.iter().map(of).collect();
         // Of models that are not served here any more.
         bookmarks.into_values().for_each(Bookmark::clear);

@@ -39,7 +39,7 @@ impl Reader {
 
     fn place(&self, consumers: &[Arc<Consumer>]) -> Result<Place, String> {
         let info = self.0.info().map_err(|error| format!("not a JetStream delivery: {error}"))?;
-        let index = consumers.iter().position(|consumer| consumer.name == info.consumer);
+        let index = consumers.iter().position(|consumer| *consumer.name == *info.consumer);
         Ok(Place {
             index: index.ok_or_else(|| format!("no job is asked for from consumer {:?}", info.consumer))?,
             sequence: info.stream_sequence,

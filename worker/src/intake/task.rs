@@ -223,7 +223,7 @@ impl Puller {
         let next = self.next[pull.consumer].clone();
         if let Err(error) = self.inbox.client.publish_with_reply(next, reply, body.into()).await {
             // The pull is written off when it has expired.
-            tracing::warn!(%error, consumer = self.consumers[pull.consumer].name, "a pull was not sent");
+            tracing::warn!(%error, consumer = &*self.consumers[pull.consumer].name, "a pull was not sent");
         }
     }
 
@@ -238,7 +238,7 @@ impl Puller {
                 let index = index as usize;
                 // Only the server answers on our inbox, but an index is not taken on trust.
                 let Some(consumer) = self.consumers.get(index) else { return };
-                let name = consumer.name.clone();
+                let name = consumer.name.to_string();
                 let retry_at = match status {
                     Status::Failed(reason) => {
                         tracing::warn!(consumer = name, reason, "a pull failed");
@@ -273,7 +273,7 @@ impl Puller {
             Err(error) => return tracing::warn!(error, subject = %message.subject, "a message that nobody asked for"),
         };
         if !self.refusing.is_empty() {
-            self.refused(self.consumers[index].name.clone(), None);
+            self.refused(self.consumers[index].name.to_string(), None);
         }
         self.vitals.counters.inc(Count::Received);
         let meters = &self.meters[index];

@@ -77,7 +77,7 @@ pub struct Consumer {
     /// Lane of its jobs.
     pub lane: Lane,
     /// Its name on the server.
-    pub name: String,
+    pub name: Arc<str>,
 }
 
 /// All of a job but its tensors: what an answer of any kind needs.
@@ -173,7 +173,7 @@ pub struct Served {
     /// `sha256:<hex>` of the model file.
     pub digest: String,
     /// Device its instances run on.
-    pub device: String,
+    pub device: Arc<str>,
     /// What it takes and gives.
     pub signature: Arc<Signature>,
     /// Most rows in one batch, and in one job.

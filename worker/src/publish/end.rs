@@ -73,7 +73,7 @@ impl Teller {
         if code == ErrorCode::DeadlineExceeded {
             self.vitals.counters.inc(Count::Expired);
         }
-        let (consumer, sequence) = (&envelope.origin.consumer.name, envelope.ticket.sequence());
+        let (consumer, sequence) = (&*envelope.origin.consumer.name, envelope.ticket.sequence());
         within(envelope.trace.context, || {
             tracing::info!(
                 name: "messaging.process.exception",
@@ -94,7 +94,7 @@ impl Teller {
             }
             (Some((code, _)), model) => {
                 let version = model.map_or("", |model| model.version.as_str());
-                let whose = (consumer.name.as_str(), &consumer.model, consumer.lane);
+                let whose = (&*consumer.name, &consumer.model, consumer.lane);
                 self.vitals.meters.rejected(whose, version, code, [process, request]);
             }
             (None, None) => {}
@@ -118,7 +118,7 @@ impl Teller {
             tracing::warn!(
                 name: "gristmill.request.slow",
                 id = envelope.id,
-                consumer = envelope.origin.consumer.name,
+                consumer = &*envelope.origin.consumer.name,
                 version = letter.model().map_or("", |model| model.version.as_str()),
                 deliveries = envelope.origin.deliveries,
                 worker_ms = took.as_secs_f64() * 1e3,
@@ -141,10 +141,12 @@ impl Teller {
         let refusal = letter.refusal();
         let past = spans::past(envelope, model.map(AsRef::as_ref), refusal.is_some(), anchor);
         past.into_iter().for_each(|span| self.vitals.spans.emit(span));
-        self.sent(envelope, ("results", self.names.result_id(envelope)), (letter.context, &letter.trail), None, anchor);
+        let templates = &self.vitals.tracing.templates;
+        let message = (&templates.results, self.names.result_id(envelope));
+        self.sent(envelope, message, (letter.context, &letter.trail), None, anchor);
         if let (Some(trail), Some((code, _))) = (&letter.buried, refusal) {
             // An error result that is stored is a message well sent; a dead letter says what it is for.
-            let message = ("dlq", self.names.dead_letter_id(envelope));
+            let message = (&templates.dlq, self.names.dead_letter_id(envelope));
             self.sent(envelope, message, (envelope.trace.child(), trail), Some(code.as_str()), anchor);
         }
         let marks = envelope.marks.sealed.as_ref().map(|(seal, index)| spans::batch(seal, *index));
@@ -162,13 +164,12 @@ impl Teller {
     fn sent(
         &self,
         envelope: &Envelope,
-        (kind, id): (&str, String),
+        (template, id): (&Arc<str>, String),
         (context, trail): (TraceContext, &Trail),
         code: Option<&'static str>,
         anchor: spans::Anchor,
     ) {
         let (interval, attempts) = (trail.interval, trail.attempts);
-        let template = format!("{}.{kind}", self.names.namespace);
         let sent = Sent { context, template, id, interval, attempts, error: trail.error.as_deref(), code };
         self.vitals.spans.emit(spans::publish(envelope, &self.server, sent, anchor));
     }

@@ -1,5 +1,7 @@
 //! The spans of a job below its `process` span, made when the job is over. Pure.
 
+use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use gristmill_schemas::TraceContext;
@@ -15,10 +17,10 @@ const LONG_DECODE: Duration = Duration::from_millis(1);
 /// Tells times from the same two clocks.
 pub(super) type Anchor = (SystemTime, Instant);
 
-fn child(envelope: &Envelope, name: impl Into<String>, anchor: Anchor, [from, to]: [Instant; 2]) -> Span {
+fn child(envelope: &Envelope, name: impl Into<Cow<'static, str>>, anchor: Anchor, [from, to]: [Instant; 2]) -> Span {
     let trace = &envelope.trace;
     let interval = [wall_time(anchor, from), wall_time(anchor, to)];
-    Span::new(name.into(), trace.child(), interval).below(trace.context.span_id)
+    Span::new(name, trace.child(), interval).below(trace.context.span_id)
 }
 
 /// What the job went through before it came here. `failed`: it could not be read.
@@ -39,7 +41,7 @@ pub(super) fn past(envelope: &Envelope, model: Option<&Served>, failed: bool, an
         let links = seal.trace.map(|context| Link { context, attributes: Vec::new() });
         spans.push(Span {
             links: links.into_iter().collect(),
-            ..span.with(batch(seal, *index)).with(model.attributes())
+            ..span.with(batch(seal, *index).into_iter().chain(model.attributes()))
         });
     }
     spans
@@ -56,12 +58,12 @@ pub(super) struct Sent<'a> {
     /// Its span.
     pub(super) context: TraceContext,
     /// `<namespace>.results` or `<namespace>.dlq`.
-    pub(super) template: String,
+    pub(super) template: &'a Arc<str>,
     /// Its dedup id.
     pub(super) id: String,
     /// From the first attempt to the confirmation.
     pub(super) interval: [Instant; 2],
-    /// More than one if attempts failed.
+    /// More than one if attempts failed; said only then.
     pub(super) attempts: usize,
     /// Why it was not stored, if it was not; and why it was sent, for a refused job.
     pub(super) error: Option<&'a str>,
@@ -73,13 +75,10 @@ pub(super) struct Sent<'a> {
 pub(super) fn publish(envelope: &Envelope, server: &Server, sent: Sent<'_>, anchor: Anchor) -> Span {
     let Sent { context, template, id, interval, attempts, error, code } = sent;
     let span = child(envelope, format!("publish {template}"), anchor, interval).kind(Kind::Producer);
-    let attempts = i64::try_from(attempts).unwrap_or(i64::MAX);
-    let own = [
-        KeyValue::new("messaging.message.id", id),
-        KeyValue::new("messaging.message.conversation_id", envelope.id.clone()),
-        KeyValue::new("gristmill.publish.attempts", attempts),
-    ];
-    let span = span.with(destination(server, &template)).with(job_attributes("publish", "send")).with(own);
+    let repeated = (attempts > 1).then(|| i64::try_from(attempts).unwrap_or(i64::MAX));
+    let own = [KeyValue::new("messaging.message.id", id)];
+    let span = span.with(destination(server, template).into_iter().chain(job_attributes("publish", "send")).chain(own));
+    let span = span.with(repeated.map(|attempts| KeyValue::new("gristmill.publish.attempts", attempts)));
     let span = span.with(code.map(|code| KeyValue::new(attribute::ERROR, code)));
     Span { context, error: error.map(str::to_owned), ..span }
 }

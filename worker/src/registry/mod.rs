@@ -201,7 +201,7 @@ fn report(served: &Served, instances: usize) -> ModelReport {
         name: served.name.to_string(),
         version: served.version.to_string(),
         digest: served.digest.clone(),
-        device: served.device.clone(),
+        device: served.device.to_string(),
         instances,
         refused: None,
     }

@@ -130,7 +130,7 @@ impl Package {
             name: name.clone(),
             version: version.clone(),
             digest,
-            device: device.to_owned(),
+            device: device.into(),
             signature: Arc::clone(&self.file.signature),
             max_rows: batching.max_rows,
             max_elements: batching.max_padded_elements.unwrap_or(usize::MAX),

@@ -59,7 +59,7 @@ pub(super) async fn read(
     };
     let Some((model, lane)) = namespace.parse_job_subject(&message.subject) else { return Ok(None) };
     let (headers, fault) = read_headers(&STANDARD.decode(&message.hdrs)?);
-    let name = Namespace::consumer(&model, lane);
+    let name = Namespace::consumer(&model, lane).into();
     let origin = Origin {
         subject: message.subject.into(),
         headers: Some(headers),

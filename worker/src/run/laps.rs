@@ -1,6 +1,7 @@
 //! What a batch went through on its engine, as spans. Pure.
 
 use std::borrow::Cow;
+use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use gristmill_schemas::metric::attribute;
@@ -68,16 +69,16 @@ pub(super) fn spans(model: &Served, seal: &Seal, laps: Vec<Lap>) -> Vec<Span> {
     };
     let ended = laps.iter().map(|lap| lap.interval[1]).max().unwrap_or(seal.at);
     let count = |n: usize| i64::try_from(n).unwrap_or(i64::MAX);
-    let mut root = Span::new(format!("batch {}", model.name), context, [wall(seal.first_queued), wall(ended)])
-        .with(model.attributes());
-    root.links.clone_from(&seal.links);
-    root.error = laps.iter().find_map(|lap| lap.error.clone());
-    root.attributes.extend([
+    let own = [
         KeyValue::new("gristmill.batch.size", count(seal.jobs)),
         KeyValue::new("gristmill.batch.rows", count(seal.rows)),
         KeyValue::new(attribute::CLOSE_REASON, seal.reason.as_str()),
-        KeyValue::new(attribute::DEVICE, model.device.clone()),
-    ]);
+        KeyValue::new(attribute::DEVICE, Arc::clone(&model.device)),
+    ];
+    let mut root = Span::new(format!("batch {}", model.name), context, [wall(seal.first_queued), wall(ended)])
+        .with(model.attributes().into_iter().chain(own));
+    root.links.clone_from(&seal.links);
+    root.error = laps.iter().find_map(|lap| lap.error.clone());
     root.attributes.extend(root.error.iter().map(|_| KeyValue::new(attribute::ERROR, "run_error")));
     let form = child("batch.form".into(), [seal.first_queued, seal.at]);
     let form = form.with([KeyValue::new(attribute::CLOSE_REASON, seal.reason.as_str())]);

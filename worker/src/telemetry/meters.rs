@@ -10,7 +10,7 @@ use gristmill_telemetry::{BoundCounter, BoundHistogram, Counter, Histogram, Inst
 
 use super::clock::RunClock;
 use super::sampled::Sampled;
-use super::trace::destination;
+use super::trace::{Templates, destination};
 
 /// The broker, as in attributes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub struct Meters {
     instruments: Instruments,
     server: Arc<Server>,
     /// `<namespace>`
-    prefix: String,
+    templates: Templates,
     consumed: Counter<u64>,
     redelivered: Counter<u64>,
     broker: Histogram<f64>,
@@ -151,7 +151,7 @@ impl ModelMeters {
 }
 
 impl Store {
-    fn new(instruments: &Instruments, server: &Server, template: &str) -> Self {
+    fn new(instruments: &Instruments, server: &Server, template: &Arc<str>) -> Self {
         let sent = instruments.counter(&metric::SENT_MESSAGES);
         let took = instruments.histogram(&metric::OPERATION_DURATION);
         let operation = [KeyValue::new(a::OPERATION, "publish"), KeyValue::new(a::OPERATION_TYPE, "send")];
@@ -170,9 +170,9 @@ impl Store {
 
 impl Meters {
     /// Makes them all.
-    pub fn new(instruments: Instruments, server: Arc<Server>, prefix: &str) -> Self {
+    pub fn new(instruments: Instruments, server: Arc<Server>, templates: Templates) -> Self {
         let (counter, histogram) = (|m: &Metric| instruments.counter(m), |m: &Metric| instruments.histogram(m));
-        let store = |kind| Store::new(&instruments, &server, &format!("{prefix}.{kind}"));
+        let store = |template| Store::new(&instruments, &server, template);
         Self {
             consumed: counter(&metric::CONSUMED_MESSAGES),
             redelivered: counter(&metric::REDELIVERIES),
@@ -189,10 +189,10 @@ impl Meters {
             rejected: counter(&metric::REQUESTS_REJECTED),
             dead_lettered: counter(&metric::DEAD_LETTERED),
             load: histogram(&metric::MODEL_LOAD_DURATION),
-            stores: [store("results"), store("dlq")],
+            stores: [store(&templates.results), store(&templates.dlq)],
             lag: histogram(&metric::RUNTIME_LAG).bind(&[]),
             models: Mutex::default(),
-            prefix: prefix.to_owned(),
+            templates,
             server,
             instruments,
         }
@@ -202,7 +202,7 @@ impl Meters {
     #[cfg(test)]
     pub fn off() -> Self {
         let server = Server { address: "".into(), port: 0 };
-        Self::new(Instruments::off(), server.into(), "infer")
+        Self::new(Instruments::off(), server.into(), Templates::new("infer"))
     }
 
     /// To read other things when metrics are collected.
@@ -212,7 +212,7 @@ impl Meters {
 
     /// Attributes of the jobs stream.
     pub(super) fn of_jobs(&self) -> [KeyValue; 4] {
-        destination(&self.server, &format!("{}.jobs", self.prefix))
+        destination(&self.server, &self.templates.jobs)
     }
 
     /// Attributes of one consumer.

@@ -23,7 +23,7 @@ pub use limiter::Limiter;
 pub use meters::{CloseReason, ConsumerMeters, Meters, ModelMeters, Server, Store};
 pub use sampled::Sampled;
 pub use slow::SlowLog;
-pub use trace::{Processing, Trace, Tracing, destination, job_attributes, wall_time};
+pub use trace::{Processing, Templates, Trace, Tracing, destination, job_attributes, wall_time};
 
 pub use gristmill_telemetry::{Snapshots, Spans};
 

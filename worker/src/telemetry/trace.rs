@@ -21,8 +21,27 @@ pub struct Tracing {
     pub propagation: Propagation,
     /// The broker, for attributes.
     pub server: Arc<Server>,
-    /// The namespace's prefix, for attributes.
-    pub namespace: Arc<str>,
+    /// Subjects, for attributes.
+    pub templates: Templates,
+}
+
+/// Subjects without what differs from message to message. Their text is shared by all attributes.
+#[derive(Debug, Clone)]
+pub struct Templates {
+    /// `<namespace>.jobs`
+    pub jobs: Arc<str>,
+    /// `<namespace>.results`
+    pub results: Arc<str>,
+    /// `<namespace>.dlq`
+    pub dlq: Arc<str>,
+}
+
+impl Templates {
+    /// Of a namespace with this prefix.
+    pub fn new(prefix: &str) -> Self {
+        let [jobs, results, dlq] = ["jobs", "results", "dlq"].map(|kind| format!("{prefix}.{kind}").into());
+        Self { jobs, results, dlq }
+    }
 }
 
 /// A job's place in its trace.
@@ -86,7 +105,7 @@ pub struct Processing {
     /// How it failed, if it did.
     pub error: Option<(&'static str, String)>,
     /// `<namespace>.jobs`
-    pub template: String,
+    pub template: Arc<str>,
 }
 
 /// Wall-clock time of an instant, told from another.
@@ -98,10 +117,10 @@ pub fn wall_time((wall, instant): (SystemTime, Instant), at: Instant) -> SystemT
 }
 
 /// Attributes that say where messages go.
-pub fn destination(server: &Server, template: &str) -> [KeyValue; 4] {
+pub fn destination(server: &Server, template: &Arc<str>) -> [KeyValue; 4] {
     [
         KeyValue::new(attribute::SYSTEM, "nats"),
-        KeyValue::new(attribute::TEMPLATE, template.to_owned()),
+        KeyValue::new(attribute::TEMPLATE, Arc::clone(template)),
         KeyValue::new(attribute::SERVER, server.address.clone()),
         KeyValue::new(attribute::PORT, i64::from(server.port)),
     ]
@@ -128,8 +147,9 @@ impl Processing {
             let mut settle = Span::new(format!("{operation} {template}"), trace.child(), [wall(from), end]);
             settle.state.clone_from(&state);
             let shared = attributes.iter().filter(|pair| SETTLE.contains(&pair.key.as_str())).cloned();
-            let settle = settle.below(trace.context.span_id).kind(Kind::Client).with(shared);
-            spans.emit(settle.with(job_attributes(operation, "settle")));
+            let mut settle = settle.below(trace.context.span_id).kind(Kind::Client);
+            settle.attributes.reserve_exact(SETTLE.len() + 2);
+            spans.emit(settle.with(shared).with(job_attributes(operation, "settle")));
         }
         // Nobody is to blame for a job that is given back, but its trace should say that it did not end here.
         if error.is_none() && answer.is_none_or(|(operation, _)| operation == "nak") {
@@ -150,16 +170,9 @@ impl Processing {
     }
 }
 
-/// Attributes of the `process` span that the span of its settlement has, too.
-const SETTLE: [&str; 7] = [
-    attribute::SYSTEM,
-    attribute::TEMPLATE,
-    attribute::CONSUMER,
-    attribute::SERVER,
-    attribute::PORT,
-    "messaging.message.id",
-    "messaging.nats.sequence",
-];
+/// Attributes of the `process` span that the span of its settlement has, too: what the conventions require, and by what such spans
+/// are told apart. The job's own stand on `process` alone.
+const SETTLE: [&str; 4] = [attribute::SYSTEM, attribute::TEMPLATE, attribute::CONSUMER, attribute::SERVER];
 
 #[cfg(test)]
 mod tests {
@@ -169,7 +182,7 @@ mod tests {
     fn tracing(sampling: Sampling) -> Tracing {
         let server = Arc::new(Server { address: "s".into(), port: 1 });
         let propagation = Propagation { trace_context: true, baggage: true };
-        Tracing { sampling, limiter: Limiter::new(0).into(), propagation, server, namespace: "infer".into() }
+        Tracing { sampling, limiter: Limiter::new(0).into(), propagation, server, templates: Templates::new("infer") }
     }
 
     fn parent(flags: u8) -> Option<TraceContext> {
