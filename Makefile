@@ -5,7 +5,8 @@
 #   make chaos   the tests with faults at full scale (some 8 minutes); the seed is GRISTMILL_SEED, and printed
 #   make check   lints and tests, exactly what CI runs
 #   make dev     broker, worker and demo model, left running until Ctrl-C
-#   make bench   Gristmill beside a bare relay, raw libtorch and a Python worker; what the crash ledger and telemetry cost
+#   make bench   Gristmill beside a bare relay, raw libtorch and a Python worker; several models and workers; what the crash
+#                ledger and telemetry cost
 #   make dashboards  write ops/dashboards/gristmill.json anew
 #   make ops-check   alerts, dashboard queries and deployment files (fetches promtool, once)
 #   make fuzz    fuzz the decoder for a minute (needs nightly Rust and cargo-fuzz)
@@ -56,6 +57,7 @@ target/tools/promtool:
 
 bench: venv build models target/bench/models
 	target/release/contest
+	target/release/contest --scaling --rounds 3
 	$(CARGO) bench --locked -p gristmill-integration
 	$(CARGO) bench --locked -p gristmill-ledger --bench slot
 

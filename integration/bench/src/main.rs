@@ -4,6 +4,7 @@
 mod latency;
 mod report;
 mod run;
+mod scaling;
 mod workload;
 
 use clap::{Parser, ValueEnum};
@@ -25,6 +26,9 @@ struct Args {
     /// Compare latencies at this many jobs per second instead
     #[arg(long, value_name = "JOBS")]
     latency: Option<f64>,
+    /// Measure start, memory, several models, several workers, part of the load and idle engines instead
+    #[arg(long)]
+    scaling: bool,
     /// Runs of each
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -41,6 +45,10 @@ async fn main() -> anyhow::Result<()> {
         [] => Contestant::value_variants().to_vec(),
         named => named.to_vec(),
     };
+    if args.scaling {
+        scaling::print(args.rounds).await;
+        return Ok(());
+    }
     let collector = Collector::quiet();
     if let Some(rate) = args.latency {
         for workload in of(&args.workloads) {

@@ -134,7 +134,7 @@ impl Contestant {
 }
 
 /// Waits until so many results are stored; returns how many there are then.
-async fn reaches(sender: &Jobs, count: usize) -> u64 {
+pub async fn reaches(sender: &Jobs, count: usize) -> u64 {
     loop {
         let done = sender.stored_count("INFER_RESULTS").await;
         if done >= count as u64 {
