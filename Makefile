@@ -5,7 +5,7 @@
 #   make chaos   the tests with faults at full scale (some 8 minutes); the seed is GRISTMILL_SEED, and printed
 #   make check   lints and tests, exactly what CI runs
 #   make dev     broker, worker and demo model, left running until Ctrl-C
-#   make bench   Gristmill beside a bare relay, raw libtorch and a Python worker; several models and workers; what the crash
+#   make bench   Gristmill beside a bare relay, raw libtorch, a Python worker and mosec; several models and workers; what the crash
 #                ledger and telemetry cost
 #   make dashboards  write ops/dashboards/gristmill.json anew
 #   make ops-check   alerts, dashboard queries and deployment files (fetches promtool, once)

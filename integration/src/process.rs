@@ -54,19 +54,17 @@ impl Process {
 
     /// Resident memory, in bytes; 0 once it has ended.
     pub fn rss(&self) -> u64 {
-        self.memory("VmRSS:")
+        memory(self.id(), "VmRSS:")
     }
 
     /// The most resident memory so far, in bytes; 0 once it has ended.
     pub fn peak_rss(&self) -> u64 {
-        self.memory("VmHWM:")
+        Self::peak_rss_of(self.id())
     }
 
-    fn memory(&self, field: &str) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.id())).unwrap_or_default();
-        let line = status.lines().find_map(|line| line.strip_prefix(field));
-        let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
-        kib.unwrap_or(0) * 1024
+    /// That of another process.
+    pub fn peak_rss_of(id: u32) -> u64 {
+        memory(id, "VmHWM:")
     }
 
     /// Open file descriptors; 0 once it has ended.
@@ -76,9 +74,14 @@ impl Process {
 
     /// Processor time used so far, in seconds; 0 once it has ended.
     pub fn cpu_seconds(&self) -> f64 {
+        Self::cpu_seconds_of(self.id())
+    }
+
+    /// That of another process.
+    pub fn cpu_seconds_of(id: u32) -> f64 {
         // Fields 14 and 15 count clock ticks, of which Linux has 100 a second on every platform that matters here. The
         // name in field 2 may hold spaces, so counting starts behind it.
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.id())).unwrap_or_default();
+        let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap_or_default();
         let fields = stat.rsplit(')').next().unwrap_or_default().split_whitespace();
         let ticks = fields.skip(11).take(2).filter_map(|field| field.parse::<f64>().ok());
         ticks.sum::<f64>() / 100.0
@@ -122,6 +125,13 @@ impl Process {
             std::thread::sleep(Duration::from_millis(10));
         }
     }
+}
+
+fn memory(id: u32, field: &str) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix(field));
+    let kib = line.and_then(|line| line.trim().strip_suffix(" kB")?.trim().parse::<u64>().ok());
+    kib.unwrap_or(0) * 1024
 }
 
 impl Drop for Process {

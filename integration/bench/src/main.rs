@@ -1,7 +1,9 @@
 //! `contest`: Gristmill beside others on this machine, in turn, on the same kind of broker. Prints medians and ratios, and keeps
 //! them in `target/bench/`.
 
+mod http;
 mod latency;
+mod plot;
 mod report;
 mod run;
 mod scaling;
@@ -62,6 +64,9 @@ async fn main() -> anyhow::Result<()> {
             for turn in 0..contestants.len() {
                 // Another one begins each time: what else the machine does falls on all.
                 let contestant = contestants[(turn + round) % contestants.len()];
+                if !contestant.takes(workload) {
+                    continue;
+                }
                 let figures = contestant.measure(workload, &collector).await;
                 eprintln!("{} {} {figures:?}", workload.name(), contestant.name());
                 report.add(workload, contestant, figures);

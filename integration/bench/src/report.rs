@@ -6,6 +6,7 @@ use anyhow::Context;
 use gristmill_integration::{median, root};
 use serde::{Deserialize, Serialize};
 
+use crate::plot::{Bar, svg};
 use crate::run::{Contestant, Figures};
 use crate::workload::Workload;
 
@@ -66,13 +67,26 @@ impl Report {
         Ok(serde_json::from_slice(&std::fs::read(root().join("target/bench/report.json"))?)?)
     }
 
-    /// Stores this one. Workloads that were not run keep their last figures.
+    fn svg(&self) -> String {
+        let bar = |(name, runs): (&String, &Vec<Figures>)| {
+            let rates = || runs.iter().map(|run| run.rows_per_s);
+            let [least, most] = [rates().fold(f64::INFINITY, f64::min), rates().fold(0.0, f64::max)];
+            Bar { name: name.clone(), median: median(rates()), least, most }
+        };
+        let block = |(workload, runs): (&String, &BTreeMap<_, _>)| (workload.clone(), runs.iter().map(bar).collect());
+        svg(&self.0.iter().map(block).collect::<Vec<_>>())
+    }
+
+    /// Stores this one, as JSON and as a picture. Workloads that were not run keep their last figures.
     pub fn save(self) -> anyhow::Result<()> {
         let mut all = Self::stored().unwrap_or_default();
         all.0.extend(self.0);
         let dir = root().join("target/bench");
         std::fs::create_dir_all(&dir)?;
-        let path = dir.join("report.json");
-        std::fs::write(&path, serde_json::to_vec_pretty(&all)?).with_context(|| path.display().to_string())
+        for (name, content) in [("report.json", serde_json::to_vec_pretty(&all)?), ("report.svg", all.svg().into())] {
+            let path = dir.join(name);
+            std::fs::write(&path, content).with_context(|| path.display().to_string())?;
+        }
+        Ok(())
     }
 }

@@ -7,6 +7,7 @@ use gristmill_integration::{Collector, Jobs, Nats, Process, Worker, WorkerBuilde
 use gristmill_schemas::metric;
 use serde::{Deserialize, Serialize};
 
+use crate::http;
 use crate::workload::Workload;
 
 /// Who takes part.
@@ -18,6 +19,8 @@ pub enum Contestant {
     Raw,
     /// A good worker in Python, `python/worker.py`.
     Python,
+    /// mosec over HTTP, `python/mosec_server.py`: nothing is stored.
+    Mosec,
     /// Gristmill with its defaults and 1 % of the jobs recorded.
     Gristmill,
 }
@@ -71,16 +74,23 @@ impl Running {
 }
 
 impl Contestant {
+    /// Whether it can: mosec has nothing that fills rows up to the same length.
+    pub fn takes(self, workload: Workload) -> bool {
+        self != Self::Mosec || workload != Workload::Encoder
+    }
+
     /// As in tables.
     pub fn name(self) -> &'static str {
-        ["relay", "raw libtorch", "Python worker", "gristmill"][self as usize]
+        ["relay", "raw libtorch", "Python worker", "mosec", "gristmill"][self as usize]
     }
 
     /// Runs the workload once. Measured between a tenth of the jobs and the last but a twentieth: neither the start nor the
     /// end of a run counts.
     pub async fn measure(self, workload: Workload, collector: &Collector) -> Figures {
-        if self == Self::Raw {
-            return raw(workload);
+        match self {
+            Self::Raw => return raw(workload),
+            Self::Mosec => return http::measure(workload).await,
+            Self::Relay | Self::Python | Self::Gristmill => {}
         }
         let size = workload.size();
         let jobs = if self == Self::Python { size.jobs / 5 } else { size.jobs };
