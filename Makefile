@@ -7,6 +7,7 @@
 #   make dev     broker, worker and demo model, left running until Ctrl-C
 #   make bench   Gristmill beside a bare relay, raw libtorch, a Python worker and mosec; several models and workers; what the crash
 #                ledger and telemetry cost
+#   make gpu-check   the worker on a GPU: answers, rates, idle time and memory, as a table
 #   make dashboards  write ops/dashboards/gristmill.json anew
 #   make ops-check   alerts, dashboard queries and deployment files (fetches promtool, once)
 #   make fuzz    fuzz the decoder for a minute (needs nightly Rust and cargo-fuzz)
@@ -21,7 +22,7 @@ PY_CONFIG := --config schemas/python/pyproject.toml
 PROMTOOL := target/tools/promtool
 PY_SOURCES := $(wildcard schemas/python/src/gristmill/*.py integration/models/*.py)
 
-.PHONY: run dev test chaos check lint dashboards ops-check bench fuzz venv build models lock format clean
+.PHONY: run dev test chaos check gpu-check lint dashboards ops-check bench fuzz venv build models lock format clean
 
 run: venv build
 	$(BIN)/python integration/demo/run.py
@@ -45,6 +46,9 @@ lint: venv
 	$(BIN)/ruff check -q $(PY_CONFIG) schemas/python integration ops
 	$(BIN)/ruff format -q --check $(PY_CONFIG) schemas/python integration ops
 	cd schemas/python && ../../$(BIN)/mypy
+
+gpu-check: venv build
+	$(BIN)/python integration/gpu/check.py
 
 dashboards:
 	$(CARGO) run --release --locked -p gristmill-dashboards -- ops/dashboards/gristmill.json
