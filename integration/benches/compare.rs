@@ -1,7 +1,8 @@
 //! This build of the worker against another build, or against itself with other settings, turn by turn.
 //!
 //! `cargo bench -p gristmill-integration --bench compare -- target/release/other limits.in_flight=512`: the build of that path
-//! with these settings is the other. It lies there, too, since binaries find libtorch by a path relative to their own.
+//! with these settings is the other. It lies there, too, since binaries find libtorch by a path relative to their own. A key without a
+//! dot and in capitals is a variable of the environment: `MIMALLOC_PURGE_DELAY=10`.
 
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 
@@ -20,6 +21,9 @@ async fn main() {
     let this = |worker: WorkerBuilder| worker;
     let other = |worker: WorkerBuilder| {
         args.iter().fold(worker, |worker, arg| match arg.split_once('=') {
+            Some((key, value)) if key.bytes().all(|byte| byte == b'_' || byte.is_ascii_uppercase()) => {
+                worker.env(key, value)
+            }
             Some((key, value)) => worker.set(key, value),
             None => worker.binary(arg),
         })
