@@ -72,6 +72,11 @@ impl ErrorCode {
         matches!(self, Self::DeadlineExceeded | Self::ResourceExhausted | Self::Internal)
     }
 
+    /// Whether operators have to see such a job, whatever its sender wants: it is not, or not only, the job's own fault.
+    pub fn concerns_operators(self) -> bool {
+        matches!(self, Self::Quarantined | Self::Internal)
+    }
+
     /// Whether the job's bytes are kept as a dead letter: all but jobs that nobody waits for any more.
     pub fn keeps_dead_letter(self) -> bool {
         !matches!(self, Self::DeadlineExceeded | Self::Cancelled)

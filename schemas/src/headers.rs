@@ -14,6 +14,8 @@ pub mod name {
     pub const TIMEOUT_MS: &str = "Gristmill-Timeout-Ms";
     /// Pins a model version.
     pub const VERSION: &str = "Gristmill-Version";
+    /// `none`, where the sender keeps the job's bytes itself.
+    pub const DEAD_LETTER: &str = "Gristmill-Dead-Letter";
     /// JetStream's deduplication id.
     pub const MSG_ID: &str = "Nats-Msg-Id";
     /// `ok` or `error`, on results.
@@ -64,6 +66,8 @@ pub struct JobHeaders<'a> {
     pub timeout: Option<Duration>,
     /// Pinned model version.
     pub version: Option<Token>,
+    /// The sender wants no dead letter of a job that is refused for its own fault.
+    pub no_dead_letter: bool,
     /// The sender's trace; `None` also where the header is malformed, which is no fault, as W3C asks.
     pub trace: Option<TraceContext>,
     /// The first header that is invalid.
@@ -85,6 +89,7 @@ impl<'a> JobHeaders<'a> {
             reply: read(&get, name::REPLY, token, &mut fault),
             timeout: read(&get, name::TIMEOUT_MS, timeout, &mut fault),
             version: read(&get, name::VERSION, token, &mut fault),
+            no_dead_letter: read(&get, name::DEAD_LETTER, none, &mut fault).is_some(),
             trace,
             fault,
         }
@@ -122,6 +127,10 @@ fn token(value: &str) -> Result<Token, Limit> {
     value.parse().map_err(|_| "a token has 1 to 64 characters of A-Z, a-z, 0-9, '_' and '-'")
 }
 
+fn none(value: &str) -> Result<(), Limit> {
+    if value == "none" { Ok(()) } else { Err("the only value is none") }
+}
+
 fn timeout(value: &str) -> Result<Duration, Limit> {
     match value.parse() {
         Ok(ms @ 1..=MAX_TIMEOUT_MS) => Ok(Duration::from_millis(ms)),
@@ -155,6 +164,7 @@ mod tests {
             (name::TIMEOUT_MS, "604800001"),
             (name::REPLY, "a.b"),
             (name::VERSION, ">"),
+            (name::DEAD_LETTER, "yes"),
             (name::JOB_ID, ""),
             (name::JOB_ID, "a\u{7}b"),
         ] {

@@ -80,6 +80,11 @@ impl Namespace {
         format!("{}.status", self.0)
     }
 
+    /// Where the scoring run of this id answers for as long as it goes on; `None` for every run.
+    pub fn score_subject(&self, run: Option<&Token>) -> String {
+        format!("{}.score.{}", self.0, run.map_or("all", Token::as_str))
+    }
+
     /// Where results of `model` appear; `reply` comes from the job's header, else [`crate::JobHeaders::DEFAULT_REPLY`].
     pub fn result_subject(&self, model: &Token, reply: &Token) -> String {
         format!("{}.results.{model}.{reply}", self.0)

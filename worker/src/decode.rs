@@ -43,6 +43,7 @@ struct Address {
     reply: Token,
     /// The sender's place in its trace.
     parent: Option<TraceContext>,
+    no_dead_letter: bool,
 }
 
 /// From this delivery on, a job that was not answered in time runs alone. The second may be the end of a drain, whoever
@@ -115,6 +116,7 @@ impl Decoder {
             id: id.map_or_else(|| format!("{}.{sequence}", self.stream), str::to_owned),
             reply: headers.reply.unwrap_or_else(|| DEFAULT_REPLY.clone()),
             parent: headers.trace,
+            no_dead_letter: headers.no_dead_letter,
         }
     }
 
@@ -122,11 +124,12 @@ impl Decoder {
         &self,
         Delivery { ticket, origin }: Delivery,
         now: OffsetDateTime,
-        Address { id, reply, parent }: Address,
+        Address { id, reply, parent, no_dead_letter }: Address,
     ) -> Box<Envelope> {
         let mut envelope = Box::new(Envelope {
             id,
             reply,
+            no_dead_letter,
             trace: self.tracing.join(parent),
             in_stream: Duration::try_from(now - origin.published).unwrap_or_default(),
             marks: Marks { decoded: Instant::now(), queued: None, sealed: None, ran: None },

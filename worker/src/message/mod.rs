@@ -91,6 +91,8 @@ pub struct Envelope {
     pub id: String,
     /// Last token of the result subject.
     pub reply: Token,
+    /// The sender keeps the job's bytes itself.
+    pub no_dead_letter: bool,
     /// Its place in the sender's trace, or in a new one.
     pub trace: Trace,
     /// Time from stored by the server to received here, clamped at 0.

@@ -77,7 +77,7 @@ impl Letter {
         let (step, next) = match &answer {
             Answer::Ok { .. } => (Step::Result, Next::Send),
             Answer::Refused { code: ErrorCode::Quarantined, .. } => (Step::Check, Next::Send),
-            Answer::Refused { code, .. } => (refusal(*code), Next::Refuse),
+            Answer::Refused { code, .. } => (refusal(*code, &envelope), Next::Refuse),
         };
         let trail = Trail { interval: [now; 2], attempts: 0, error: None };
         (Box::new(Self { envelope, answer, context, step, trail, buried: None, tried: now, pause: BACKOFF.0 }), next)
@@ -139,7 +139,7 @@ impl Letter {
             (Word::TooLarge(why), Step::Result) => {
                 let (model, code) = (self.model().cloned(), ErrorCode::TooLarge);
                 self.answer = Answer::Refused { model, code, message: format!("the result is too large: {why}") };
-                self.go_on(refusal(code));
+                self.go_on(refusal(code, &self.envelope));
                 Next::Refuse
             }
             (Word::TooLarge(_), Step::Bury(keep)) => match keep.less() {
@@ -155,7 +155,7 @@ impl Letter {
 
     /// Nobody has answered the job: it is refused after all.
     pub(super) fn not_answered(&mut self) -> Next {
-        self.go_on(refusal(ErrorCode::Quarantined));
+        self.go_on(refusal(ErrorCode::Quarantined, &self.envelope));
         Next::Refuse
     }
 
@@ -168,15 +168,20 @@ impl Letter {
 
     fn verdict(&self) -> Verdict {
         match self.refusal() {
-            Some((code, _)) if code.keeps_dead_letter() => Verdict::Refused(code),
+            Some((code, _)) if is_kept(code, &self.envelope) => Verdict::Refused(code),
             _ => Verdict::Done,
         }
     }
 }
 
 /// What a refused job begins with.
-fn refusal(code: ErrorCode) -> Step {
-    if code.keeps_dead_letter() { Step::Bury(Keep::All) } else { Step::Error }
+fn refusal(code: ErrorCode, envelope: &Envelope) -> Step {
+    if is_kept(code, envelope) { Step::Bury(Keep::All) } else { Step::Error }
+}
+
+/// Whether a dead letter keeps the job's bytes.
+fn is_kept(code: ErrorCode, envelope: &Envelope) -> bool {
+    code.keeps_dead_letter() && (!envelope.no_dead_letter || code.concerns_operators())
 }
 
 #[cfg(test)]
@@ -222,6 +227,22 @@ mod tests {
         let (mut letter, _) = letter("a", ErrorCode::DeadlineExceeded);
         assert_eq!(letter.step, Step::Error);
         assert_eq!(letter.heard(stored(), Instant::now()), Next::Done(Verdict::Done));
+    }
+
+    #[test]
+    fn a_sender_that_keeps_its_bytes_gets_no_dead_letter_unless_operators_have_to_see_it() {
+        let letter = |code| {
+            let mut envelope = crate::message::testing::envelope("a");
+            envelope.no_dead_letter = true;
+            Letter::new(Outcome::refused(envelope, None, code, "no"), Instant::now()).0
+        };
+        let mut own_fault = letter(ErrorCode::ModelError);
+        assert_eq!(own_fault.step, Step::Error);
+        assert_eq!(own_fault.heard(stored(), Instant::now()), Next::Done(Verdict::Done));
+        assert_eq!(letter(ErrorCode::Internal).step, Step::Bury(Keep::All));
+        let mut killer = letter(ErrorCode::Quarantined);
+        killer.heard(stored(), Instant::now());
+        assert_eq!(killer.step, Step::Bury(Keep::All));
     }
 
     #[test]

@@ -11,6 +11,7 @@ use std::time::Instant;
 
 use gristmill_engine::ModelFile;
 use gristmill_schemas::Token;
+use gristmill_schemas::manifest::Signature;
 
 pub use package::PackageError;
 use package::{Package, scan};
@@ -123,8 +124,8 @@ pub async fn load(config: &Config, device: &str, meters: &Meters, spawn: &Spawn<
         let one = load_one(config, device, &path, meters, spawn, &mut loaded.engines).await;
         meters.loaded(&model_of(&path), if one.is_ok() { "ok" } else { "refused" }, began.elapsed().as_secs_f64());
         match one {
-            Ok(served) => {
-                let report = report(&served, config.instances);
+            Ok((served, takes)) => {
+                let report = report(&served, takes, config.instances);
                 let (model, version, digest) = (&report.name, &report.version, &report.digest);
                 tracing::info!(model, version, digest, device, instances = config.instances, "model ready");
                 loaded.reports.push(report);
@@ -158,7 +159,7 @@ async fn load_one(
     meters: &Meters,
     spawn: &Spawn<'_>,
     engines: &mut Vec<Started>,
-) -> Result<Arc<Served>, PackageError> {
+) -> Result<(Arc<Served>, Signature), PackageError> {
     let at = path.to_owned();
     // Hashing reads the whole file: not on the runtime.
     let opened = tokio::task::spawn_blocking(move || Package::open(&at)).await;
@@ -168,7 +169,7 @@ async fn load_one(
     if started.is_err() {
         meters.forget(&served.meters);
     }
-    started.map(|()| served)
+    started.map(|()| (served, package.takes()))
 }
 
 async fn start(
@@ -196,13 +197,14 @@ fn model_of(path: &Path) -> String {
     name.to_string_lossy().into_owned()
 }
 
-fn report(served: &Served, instances: usize) -> ModelReport {
+fn report(served: &Served, takes: Signature, instances: usize) -> ModelReport {
     ModelReport {
         name: served.name.to_string(),
         version: served.version.to_string(),
         digest: served.digest.clone(),
         device: served.device.to_string(),
         instances,
+        signature: Some(takes),
         refused: None,
     }
 }
@@ -214,6 +216,7 @@ fn refused(path: &Path, error: &PackageError) -> ModelReport {
         digest: String::new(),
         device: String::new(),
         instances: 0,
+        signature: None,
         refused: Some(format!("{}: {error}", path.display())),
     }
 }

@@ -121,6 +121,11 @@ impl Package {
         Ok(Self { file: ModelFile { path, format, signature }, manifest })
     }
 
+    /// What senders need to know of the model.
+    pub(super) fn takes(&self) -> gristmill_schemas::manifest::Signature {
+        self.manifest.signature()
+    }
+
     pub(super) fn served(&self, device: &str, meters: &Meters) -> Served {
         let batching = &self.manifest.batching;
         let digest = format!("sha256:{}", self.manifest.sha256);

@@ -2,6 +2,7 @@ use std::collections::BTreeMap;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use gristmill_schemas::manifest::Signature;
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -82,6 +83,9 @@ pub struct ModelReport {
     pub device: String,
     /// Number of instances.
     pub instances: usize,
+    /// What it takes and gives; none for a refused package.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub signature: Option<Signature>,
     /// Why the package is not served, if it is not.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub refused: Option<String>,

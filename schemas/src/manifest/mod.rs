@@ -1,6 +1,8 @@
 //! `model.toml`: what a model package says of its model. TorchScript has no signature of its own, so this is the truth.
 
-use serde::Deserialize;
+mod real;
+
+use serde::{Deserialize, Serialize};
 
 use crate::datatype::Datatype;
 use crate::limits::{MAX_NAME_BYTES, MAX_RANK, MAX_ROW_ELEMENTS, MAX_TENSORS};
@@ -29,6 +31,30 @@ pub struct Manifest {
     pub batching: Batching,
 }
 
+/// What a model takes and gives and how much of it at once: of a manifest, what a sender of jobs needs. Workers tell it in
+/// their status.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Signature {
+    /// In the order `forward` takes them.
+    pub inputs: Vec<Input>,
+    /// In the order of results.
+    pub outputs: Vec<Output>,
+    /// How jobs are batched.
+    pub batching: Batching,
+}
+
+impl Signature {
+    /// Whether jobs of different lengths share a batch, as [`Manifest::is_padded`].
+    pub fn is_padded(&self) -> bool {
+        is_padded(&self.inputs, &self.batching)
+    }
+
+    /// The input that is the mask.
+    pub fn mask(&self) -> Option<&Input> {
+        self.inputs.iter().find(|input| input.mask)
+    }
+}
+
 /// What kind of program the model file is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -40,7 +66,7 @@ pub enum Format {
 }
 
 /// One input of the model.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Input {
     /// Name in jobs.
@@ -50,10 +76,11 @@ pub struct Input {
     /// Dimensions; -1 is free. The first is the row dimension and always -1.
     pub shape: Vec<i64>,
     /// What the free dimension is filled up with when jobs of different lengths share a batch.
-    #[serde(default)]
+    #[serde(default, with = "real::one")]
     pub pad: f64,
     /// Smallest and largest value allowed; a job outside is refused before it reaches the model. Datatypes of up to 32
     /// bits and INT64 within 2^53 are compared exactly.
+    #[serde(default, with = "real::pair")]
     pub range: Option<[f64; 2]>,
     /// Whether this input is the mask: 1 where another input holds data, 0 where it is padding. Made for jobs that bring none.
     #[serde(default)]
@@ -64,7 +91,7 @@ pub struct Input {
 }
 
 /// One output of the model.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Output {
     /// Name in results.
@@ -76,7 +103,7 @@ pub struct Output {
 }
 
 /// When a batch is full and how long it may wait.
-#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Batching {
     /// Most rows in one forward pass; also the most rows one job may carry.
@@ -153,16 +180,21 @@ impl Manifest {
 }
 
 impl Manifest {
+    /// What a sender needs to know.
+    pub fn signature(&self) -> Signature {
+        let (inputs, outputs, batching) = (self.inputs.clone(), self.outputs.clone(), self.batching.clone());
+        Signature { inputs, outputs, batching }
+    }
+
     /// Whether jobs of different lengths share a batch: the model has a mask to tell them apart by, or names buckets.
     pub fn is_padded(&self) -> bool {
-        !self.batching.buckets.is_empty() || self.inputs.iter().any(|input| input.mask)
+        is_padded(&self.inputs, &self.batching)
     }
 
     /// Which dimension of an input is filled up to the length of its batch, counted from 0, which is the row dimension: its
     /// free one, if the model takes such batches.
     pub fn padded_dim(&self, input: &Input) -> Option<usize> {
-        let free = input.shape.iter().skip(1).position(|dim| *dim == -1)?;
-        self.is_padded().then_some(free + 1)
+        input.free_dim().filter(|_| self.is_padded())
     }
 
     fn check_padding(&self) -> Result<(), InvalidManifest> {
@@ -185,6 +217,10 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+fn is_padded(inputs: &[Input], batching: &Batching) -> bool {
+    !batching.buckets.is_empty() || inputs.iter().any(|input| input.mask)
 }
 
 fn check_side<'a>(
@@ -216,6 +252,11 @@ fn check_side<'a>(
 }
 
 impl Input {
+    /// The first free dimension behind the rows, counted from 0, which is the row dimension.
+    pub fn free_dim(&self) -> Option<usize> {
+        self.shape.iter().skip(1).position(|dim| *dim == -1).map(|dim| dim + 1)
+    }
+
     fn check(&self) -> Result<(), InvalidManifest> {
         if let Some([low, high]) = self.range
             && (low > high || low.is_nan() || high.is_nan())
@@ -292,6 +333,18 @@ mod tests {
         let manifest = Manifest::parse(GOOD).unwrap();
         assert_eq!(manifest.inputs[0].shape, [-1, 1, 8, 8]);
         assert_eq!((manifest.batching.max_rows, manifest.batching.max_delay_ms), (32, 0));
+    }
+
+    #[test]
+    fn a_signature_survives_json_with_its_infinities() {
+        let text = GOOD.replace("[-1, 1, 8, 8]", "[-1, -1]\npad = -inf\nrange = [0, inf]");
+        let signature = Manifest::parse(&text).unwrap().signature();
+        assert_eq!(
+            (signature.inputs[0].pad, signature.inputs[0].range),
+            (f64::NEG_INFINITY, Some([0.0, f64::INFINITY]))
+        );
+        let json = serde_json::to_string(&signature).unwrap();
+        assert_eq!(serde_json::from_str::<Signature>(&json).unwrap(), signature, "{json}");
     }
 
     #[test]
