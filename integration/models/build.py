@@ -15,8 +15,11 @@ from pathlib import Path
 
 import digits
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import torch
 from faults import FAULTS
+from pyarrow import csv
 from torch import nn
 
 import gristmill
@@ -131,8 +134,31 @@ def samples(directory: Path, model: nn.Module, rows: int) -> None:
     with torch.no_grad():
         y = model(x)
     directory.mkdir(parents=True, exist_ok=True)
+    np.save(directory / "row.npy", x[:1].numpy())
     (directory / "x.f32").write_bytes(x.numpy().tobytes())
     (directory / "y.f32").write_bytes(y.numpy().tobytes())
+
+
+def rows(directory: Path, trained: digits.Digits) -> None:
+    """Files of rows for the scorer, each with PyTorch's answer beside the input."""
+    directory.mkdir(parents=True, exist_ok=True)
+    x = np.fromfile(directory.parent / "samples" / "x.f32", np.float32)
+    table = pa.table({"id": np.arange(len(x) // 64), "x": pa.FixedSizeListArray.from_arrays(pa.array(x), 64)})
+    pq.write_table(table, directory / "mlp.parquet")
+    with torch.no_grad():
+        expected = trained.model(torch.from_numpy(trained.images))["digit"].numpy()
+    flat = trained.images.reshape(len(trained.images), -1)
+    beside = {"label": trained.labels, "expected": expected}
+    image = pa.FixedSizeListArray.from_arrays(pa.array(flat.ravel()), flat.shape[1])
+    pq.write_table(pa.table({"image": image, **beside}), directory / "digits.parquet")
+    columns = {f"pixel_{index}": flat[:, index] for index in range(flat.shape[1])}
+    csv.write_csv(pa.table({**columns, **beside}), directory / "digits.csv")
+    np.save(directory / "digits.npy", trained.images)
+    lengths = np.random.default_rng(2).lognormal(3, 0.8, 5_000).clip(1, 128).astype(int)
+    tokens = [list(range(1, length + 1)) for length in lengths]
+    pq.write_table(
+        pa.table({"ids": pa.array(tokens, pa.list_(pa.int64())), "n": lengths}), directory / "tokens.parquet"
+    )
 
 
 def build(directory: Path) -> None:
@@ -147,13 +173,14 @@ def build(directory: Path) -> None:
     mlp = Mlp().eval()
     export("mlp", mlp, {"x": torch.randn(2, 64)}, output_names=["y"], max_rows=256)
     samples(directory / "samples", mlp, 100_000)
+    rows(directory / "rows", trained)
     mixed = {"x": torch.randn(2, 4), "ids": torch.ones(2, 3, dtype=torch.int64)}
     export("mixed", Mixed(), mixed, max_rows=32)
     kinds = ["bool", "uint8", "int8", "int16", "int32", "int64", "float16", "bfloat16", "float32", "float64"]
     names = ["bool_", "uint8", "int8", "int16", "int32", "int64", "fp16", "bf16", "fp32", "fp64"]
     inputs = {name: torch.ones(2, 2, dtype=getattr(torch, kind)) for name, kind in zip(names, kinds, strict=True)}
     export("types", Types(), inputs, output_names=names)
-    export("picky", Picky(), {"x": torch.ones(2, 4)}, output_names=["y"])
+    export("picky", Picky(), {"x": torch.ones(2, 4)}, output_names=["y"], ranges={"x": (-1e6, 1e6)}, max_rows=256)
     ids = {"ids": torch.zeros(2, 3, dtype=torch.int64)}
     export("lengths", Lengths(), ids, output_names=["y"], dynamic={"ids": [1]}, ranges={"ids": (0, 99)})
     tokens = {"ids": torch.ones(2, 3, dtype=torch.int64), "mask": torch.ones(2, 3, dtype=torch.bool)}

@@ -1,10 +1,12 @@
 //! `gristmill`: the operator's and scorer's command. Talks to JetStream and to workers' admin pages; never links libtorch.
 
 mod admin;
+mod ask;
 mod bench;
 mod connection;
 mod dlq;
 mod error;
+mod score;
 mod setup;
 mod status;
 mod submit;
@@ -26,9 +28,11 @@ use crate::error::Failure;
     name = "gristmill",
     version,
     after_help = "Exit codes: 0 done; 1 failed; 2 wrong usage; 3 the job was answered with an error; \
-    4 setup found streams or consumers that differ; 5 some dead letters were skipped.\n\nExamples:\n  \
+    4 setup found streams or consumers that differ; 5 some dead letters were skipped; 6 scoring stopped at --max-errors; \
+    7 scoring was interrupted or cancelled.\n\nExamples:\n  \
     gristmill setup --model digits --dry-run\n  \
     gristmill submit digits --npy image=seven.npy\n  \
+    gristmill score --model digits --input rows.parquet --output scored.parquet\n  \
     gristmill dlq ls --model digits --json\n  \
     gristmill dlq replay --code internal --newer-than 2h\n  \
     gristmill status --admin http://127.0.0.1:9470\n  \
@@ -49,6 +53,8 @@ enum Command {
     Setup(setup::Args),
     /// Submit one job and print its result
     Submit(submit::Args),
+    /// Score the rows of files
+    Score(score::Args),
     /// Measure how long answers take under load
     Bench(bench::Args),
     /// List, show, replay and purge dead letters
@@ -73,6 +79,7 @@ async fn main() -> ExitCode {
     let done = match command {
         Command::Setup(args) => setup::run(&connection, args).await,
         Command::Submit(args) => submit::run(&connection, args).await,
+        Command::Score(args) => score::run(&connection, args).await,
         Command::Bench(args) => bench::run(&connection, args).await,
         Command::Dlq(command) => dlq::run(&connection, command).await,
         Command::Status(args) => status::run(&connection, args).await,

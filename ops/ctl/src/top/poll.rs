@@ -3,24 +3,19 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use async_nats::Client;
 use async_nats::connection::State;
 use async_nats::jetstream::consumer::Info;
 use async_nats::jetstream::{self, Context};
-use async_nats::{Client, StatusCode};
-use futures_util::{Stream as Polls, StreamExt, TryStreamExt, stream};
+use futures_util::{Stream as Polls, TryStreamExt, stream};
 use gristmill_schemas::{Lane, Namespace};
-use tokio::time::{Instant, MissedTickBehavior, interval, timeout, timeout_at};
+use tokio::time::{Instant, MissedTickBehavior, interval, timeout};
 
 use super::snapshot::{Queue, Snapshot, Stream, Worker};
+use crate::ask;
 use crate::connection::Target;
 use crate::error;
 use crate::status::uncovered;
-
-/// Longest wait for workers' answers; they give them from memory.
-const GATHER: Duration = Duration::from_millis(500);
-
-/// Wait for workers that were not there the last time, once as many as then have answered.
-const LINGER: Duration = Duration::from_millis(50);
 
 /// Longest wait for JetStream or a connection. Less than the client's own, so that keys and errors are not late.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -122,23 +117,7 @@ fn queue(info: &Info) -> Option<Queue> {
     })
 }
 
-/// Asks all workers at once. Each poll has a reply subject of its own, so that an answer to the one before is not taken
-/// for one to this.
 async fn workers(client: &Client, namespace: &Namespace, expected: usize) -> anyhow::Result<Vec<Worker>> {
-    let inbox = client.new_inbox();
-    let mut answers = client.subscribe(inbox.clone()).await?;
-    client.publish_with_reply(namespace.status_subject(), inbox, Default::default()).await?;
-    let mut deadline = Instant::now() + GATHER;
-    let mut workers = Vec::new();
-    // The end of the deadline or of the subscription is the end of the answers.
-    while let Ok(Some(message)) = timeout_at(deadline, answers.next()).await {
-        if message.status == Some(StatusCode::NO_RESPONDERS) {
-            break;
-        }
-        workers.push(Worker::read(&message.payload));
-        if workers.len() == expected {
-            deadline = deadline.min(Instant::now() + LINGER);
-        }
-    }
-    Ok(workers)
+    let answers = ask::all(client, namespace.status_subject(), "", expected).await?;
+    Ok(answers.iter().map(|answer| Worker::read(answer)).collect())
 }
