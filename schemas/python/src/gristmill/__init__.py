@@ -2,6 +2,7 @@
 
 from ._client import Client, JobError, Result, Submitted, connect
 from ._export import export
+from ._score import NoSuchModel
 from ._wire import (
     ErrorInfo,
     InvalidBody,
@@ -23,6 +24,7 @@ __all__ = [
     "InvalidTensor",
     "Job",
     "JobError",
+    "NoSuchModel",
     "Reply",
     "Result",
     "Submitted",

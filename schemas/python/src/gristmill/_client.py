@@ -18,6 +18,7 @@ from nats.js.api import ConsumerConfig, DeliverPolicy
 
 from ._names import job_id as checked_id
 from ._names import token
+from ._score import Model, Scores, chunks, table_of, values
 from ._trace import Publish, publishing
 from ._wire import ArrayLike, ErrorInfo, InvalidBody, Tensor, decode_reply, encode_job
 
@@ -236,6 +237,66 @@ class Client:
         if result.error and raise_on_error:
             raise JobError(result.error, job_id)
         return result
+
+    async def score(
+        self,
+        rows: Any,
+        model: str,
+        *,
+        inputs: Mapping[str, str | Sequence[str]] | None = None,
+        keep: Sequence[str] | None = None,
+        outputs: Sequence[str] | None = None,
+        version: str | None = None,
+        outstanding: int = 16,
+        timeout: float = 3600.0,
+    ) -> Any:
+        """Score a pandas or pyarrow table, or the file at a path, through the bulk lane.
+
+        Returns the same rows, in order, with the model's outputs and `error_code` and `error_message` of rows that have
+        none: as pandas where pandas came in, else as pyarrow. `inputs` names the column of each input, or the columns,
+        where several make one; otherwise it is the one of its name. `keep`: columns that come along (default: all). At
+        most `outstanding` jobs are on their way, each for at most `timeout` seconds. Needs pyarrow, and all rows in
+        memory. Raises `NoSuchModel`, and `KeyError` for a column that is not there.
+        """
+        found = Model.of(await self._ask_workers(), token(model, "model"), version)
+        table = table_of(rows)
+        columns = {name: [of] if isinstance(of, str) else list(of) for name, of in (inputs or {}).items()}
+        for spec in found.inputs:
+            if spec.name in table.column_names or not spec.mask:
+                columns.setdefault(spec.name, [spec.name])
+        given = {spec.name: values(table, spec, columns[spec.name]) for spec in found.inputs if spec.name in columns}
+
+        async def ask(job: dict[str, npt.NDArray[Any]]) -> Mapping[str, npt.NDArray[Any]] | ErrorInfo:
+            # The table has the rows: nobody needs dead letters of them.
+            headers = {"Gristmill-Dead-Letter": "none"}
+            options: dict[str, Any] = {"lane": "bulk", "outputs": outputs, "version": found.version, "headers": headers}
+            result = await self.infer(model, job, timeout=timeout, raise_on_error=False, **options)
+            return result.error or {name: tensor.numpy() for name, tensor in result.outputs.items()}
+
+        scores = Scores(found, given, len(table), ask)
+        for row in range(len(table)):
+            faults = [column[row] for column in given.values() if isinstance(column[row], str)]
+            if faults:
+                scores.errors[row] = ErrorInfo("invalid_input", str(faults[0]), False)
+        sound = [row for row, error in enumerate(scores.errors) if error is None]
+        room = asyncio.Semaphore(outstanding)
+        await asyncio.gather(*(scores.run(chunk, room) for chunk in chunks(found, given, sound)))
+        scored = scores.table(table if keep is None else table.select(list(keep)))
+        return scored.to_pandas() if type(rows).__module__.startswith("pandas") else scored
+
+    async def _ask_workers(self) -> list[bytes]:
+        answers: list[bytes] = []
+
+        async def take(message: Msg) -> None:
+            if message.data:
+                answers.append(message.data)
+
+        inbox = self.connection.new_inbox()
+        asked = await self.connection.subscribe(inbox, cb=take)
+        await self.connection.publish(f"{self.namespace}.status", b"", reply=inbox)
+        await asyncio.sleep(0.5)
+        await asked.unsubscribe()
+        return answers
 
     async def _listen(self) -> None:
         failed = self._listening is not None and self._listening.done() and self._listening.exception() is not None
