@@ -199,7 +199,7 @@ fn too_many_errors_end_a_run_that_goes_on_when_more_are_allowed() {
     let scene = Scene::with(&["picky"]);
     let (input, output) = (scene.write("rows.jsonl", jsonl(&poisoned(5000))), scene.path("scored.jsonl"));
     let args = ["--model", "picky", "--input", &input, "--output", &output];
-    for most in ["20", "1%"] {
+    for most in ["0", "20", "1%"] {
         let stopped = scene.score(&[&args[..], &["--max-errors", most]].concat());
         assert!(
             stopped.code == 6 && stopped.err.contains("the same command goes on"),
@@ -246,7 +246,7 @@ fn each_thing_that_cannot_be_scored_is_named_and_leaves_no_output() {
         assert!(!Path::new(&output).exists(), "{name} left an output");
         drop(std::fs::remove_dir_all(format!("{output}.run")));
     }
-    let good = rows("mlp.parquet");
+    let (good, mine) = (rows("mlp.parquet"), scene.write("mine.parquet", &whole));
     for (args, says) in [
         (
             ["--model", "gone", "--input", &good, "--output", &output],
@@ -262,6 +262,7 @@ fn each_thing_that_cannot_be_scored_is_named_and_leaves_no_output() {
         ),
         (["--model", "mlp", "--input", &good, "--output", "out.npy"], "npy holds one array and no table"),
         (["--model", "mlp", "--input", &good, "--output", "/tmp"], "--output /tmp is a directory"),
+        (["--model", "mlp", "--input", &mine, "--output", &mine], "is an input: write somewhere else"),
     ] {
         let ended = scene.score(&args);
         assert!(ended.code != 0 && ended.err.contains(says), "{args:?}: {} {}", ended.code, ended.err);
@@ -304,6 +305,28 @@ fn a_stream_is_scored_as_it_comes() {
     let rows: Vec<Value> =
         String::from_utf8(ended.stdout).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     assert!(rows.len() == 2000 && rows.iter().enumerate().all(|(at, row)| row["n"] == json!(at)), "rows are missing");
+}
+
+#[test]
+fn two_scorers_at_once_share_the_worker_and_keep_their_answers_apart() {
+    let scene = Scene::with(&["mlp"]);
+    let (input, outputs) = (rows("mlp.parquet"), ["a.parquet", "b.parquet"].map(|name| scene.path(name)));
+    let start = |output: &String| {
+        let mut command = Command::new(binary("gristmill"));
+        command.args(["--nats", &scene.nats.url(), "score", "--model", "mlp", "--keep", "id", "--input", &input]);
+        command.args(["--output", output, "--outstanding", "1"]);
+        gristmill_integration::Process::start("scorer", command)
+    };
+    let scorers = outputs.each_ref().map(start);
+    for (mut scorer, output) in scorers.into_iter().zip(&outputs) {
+        assert!(scorer.wait().success(), "{}", scorer.log());
+        check(&input, output);
+    }
+    // A third, while the directory of one is taken.
+    let lock = std::fs::File::open(format!("{}.run/lock", outputs[0])).unwrap();
+    lock.lock().unwrap();
+    let args = ["--model", "mlp", "--keep", "id", "--input", &input, "--output", &outputs[0]];
+    assert!(scene.score(&args).err.contains("another gristmill score works on"), "two on one output");
 }
 
 #[test]

@@ -1,18 +1,19 @@
 //! The way of rows through the crate, without a network: a model that is a function answers the jobs.
 
+mod columns;
+mod desk;
+
 use std::sync::Arc;
 use std::time::Instant;
 
-use arrow::array::{
-    Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, ListArray, RecordBatch, StringArray,
-};
+use arrow::array::{Array, ArrayRef, AsArray, FixedSizeListArray, Float32Array, Int64Array, ListArray, RecordBatch};
 use arrow::datatypes::{DataType, Field, Float32Type, Int64Type};
 use bytes::Bytes;
 use gristmill_schemas::manifest::{Batching, Input, Output, Signature};
-use gristmill_schemas::{Datatype, ErrorBody, ErrorCode, JobBody, Parameters, Reply, ResultBody, Tensor};
+use gristmill_schemas::{Datatype, ErrorBody, ErrorCode, JobBody, Parameters, ResultBody, Tensor};
 use proptest::prelude::*;
 
-use super::*;
+use crate::*;
 
 fn input(name: &str, datatype: Datatype, shape: &[i64]) -> Input {
     Input { name: name.into(), datatype, shape: shape.into(), pad: 0.0, range: None, mask: false, example_shape: None }
@@ -186,166 +187,4 @@ proptest! {
         }
         prop_assert_eq!(row, lengths.len());
     }
-}
-
-#[test]
-fn failed_rows_alone_are_sent_once_more() {
-    let mut rows = vec![[1.0; 3]; 100];
-    rows[7][1] = -1.0;
-    let batch = floats(&rows);
-    let plan = plan(&batch, doubling(), Errors::Apart);
-    let first = score(&batch, &plan, (false, 1)).remove(0);
-    assert_eq!((first.rows, first.batch.num_rows(), first.faults.len()), (100, 99, 1));
-    assert_eq!((first.faults[0].0, first.faults[0].1.code), (7, ErrorCode::ModelError));
-    // The model has changed its mind.
-    rows[7][1] = 3.0;
-    let window = window(&floats(&rows), &plan);
-    let mut again = Gathering::new(&window, &plan, first.outputs).unwrap();
-    let pieces: Vec<Piece> = again.pieces().collect();
-    let body = again.body(pieces[0]);
-    let job = JobBody::decode(&body, 1 << 20).unwrap();
-    assert_eq!((pieces.len(), job.rows()), (1, 1));
-    let payload = Bytes::from(answer(&job));
-    let Ok(Reply::Ok(result)) = Reply::decode(&payload) else { panic!("it is one") };
-    assert!(again.answer(pieces[0], &payload, &result).unwrap());
-    let whole = again.finish().unwrap();
-    let y = whole.batch.column_by_name("y").unwrap().as_fixed_size_list().clone();
-    assert_eq!((whole.batch.num_rows(), whole.faults.len(), y.null_count()), (100, 0, 0));
-    let all: Vec<f32> = y.values().as_primitive::<Float32Type>().values().to_vec();
-    assert_eq!(all[20..25], [2.0, 2.0, 6.0, 2.0, 2.0]);
-}
-
-#[test]
-fn no_more_is_on_its_way_than_there_is_room_for() {
-    let batch = floats(&[[1.0; 3]; 400]);
-    let plan = plan(&batch, doubling(), Errors::InOutput);
-    let now = Instant::now();
-    for (room, jobs) in [
-        (Room { bytes: 1 << 20, jobs: 2 }, 2),
-        // A job of 16 rows has 192 bytes of numbers and some of names.
-        (Room { bytes: 600, jobs: 100 }, 3),
-        (Room { bytes: 1 << 20, jobs: 100 }, 25),
-    ] {
-        let mut desk = desk(0);
-        desk.open(Gathering::new(&window(&batch, &plan), &plan, None).unwrap(), 0);
-        desk.set_room(room);
-        let sent: Vec<Job> = std::iter::from_fn(|| desk.next(now).unwrap()).collect();
-        assert_eq!(sent.len(), jobs, "{room:?}");
-        // Room comes back with an answer.
-        let payload = Bytes::from(answer(&JobBody::decode(&sent[0].body, 1 << 20).unwrap()));
-        desk.reply(&sent[0].id, &payload, now).unwrap();
-        assert_eq!(desk.next(now).unwrap().is_some(), jobs < 25, "{room:?}");
-    }
-}
-
-#[test]
-fn what_is_settled_without_an_answer_is_sent_anew() {
-    let batch = floats(&[[1.0; 3]; 16]);
-    let plan = plan(&batch, doubling(), Errors::InOutput);
-    let mut desk = desk(1 << 20);
-    let now = Instant::now();
-    desk.open(Gathering::new(&window(&batch, &plan), &plan, None).unwrap(), 0);
-    let job = desk.next(now).unwrap().unwrap();
-    desk.stored(job.piece, 9);
-    // One look is not enough: the answer may have come between the two questions.
-    assert_eq!((desk.settled(8), desk.settled(9), desk.next(now).unwrap().is_none()), (0, 0, true));
-    assert_eq!(desk.settled(9), 1);
-    let again = desk.next(now).unwrap().unwrap();
-    assert_eq!((again.id == job.id, again.message_id), (true, format!("{}~1", job.id)));
-}
-
-#[test]
-fn answers_to_an_earlier_process_are_not_asked_for_again() {
-    let batch = floats(&[[1.0; 3]; 40]);
-    let plan = plan(&batch, doubling(), Errors::InOutput);
-    let gathering = || Gathering::new(&window(&batch, &plan), &plan, None).unwrap();
-    let now = Instant::now();
-    let mut before = desk(1 << 20);
-    before.open(gathering(), 0);
-    let jobs: Vec<Job> = std::iter::from_fn(|| before.next(now).unwrap()).collect();
-    assert_eq!(jobs.len(), 3);
-    let mut desk = desk(1 << 20);
-    for job in &jobs[..2] {
-        let payload = Bytes::from(answer(&JobBody::decode(&job.body, 1 << 20).unwrap()));
-        assert_eq!(desk.reply(&job.id, &payload, now).unwrap(), Heard::default());
-    }
-    // Not removed before they are used.
-    assert_eq!(desk.needed_from(), Some(1));
-    desk.open(gathering(), 12);
-    let left: Vec<String> = std::iter::from_fn(|| desk.next(now).unwrap()).map(|job| job.id).collect();
-    assert_eq!(left, [jobs[2].id.clone()]);
-}
-
-#[test]
-fn a_fault_of_the_worker_is_retried_three_times() {
-    let batch = floats(&[[1.0; 3]; 1]);
-    let plan = plan(&batch, doubling(), Errors::InOutput);
-    let mut desk = desk(1 << 20);
-    let now = Instant::now();
-    desk.open(Gathering::new(&window(&batch, &plan), &plan, None).unwrap(), 0);
-    let body = ErrorBody { id: "j", model_name: "m", code: ErrorCode::Internal, message: "tired" };
-    let payload = Bytes::from(body.encode());
-    for _ in 0..4 {
-        let job = desk.next(now).unwrap().unwrap();
-        desk.reply(&job.id, &payload, now).unwrap();
-    }
-    let scored = desk.complete().unwrap().finish().unwrap();
-    assert_eq!((scored.faults[0].1.code, &*scored.faults[0].1.message), (ErrorCode::Internal, "tired"));
-    assert_eq!(scored.faults[0].1.trace_id.as_deref().map(str::len), Some(32));
-}
-
-#[test]
-fn each_way_to_be_no_input_is_a_fault_of_its_row() {
-    let mut signature = doubling();
-    signature.inputs[0].range = Some([0.0, 1.0]);
-    let lists = [
-        Some(vec![Some(0.5), Some(0.5), Some(0.5)]),
-        Some(vec![Some(0.5), Some(0.5)]),
-        None,
-        Some(vec![Some(0.5), None, Some(0.5)]),
-        Some(vec![Some(0.5), Some(f32::NAN), Some(0.5)]),
-        Some(vec![Some(0.5), Some(2.0), Some(0.5)]),
-    ];
-    let x: ArrayRef = Arc::new(ListArray::from_iter_primitive::<Float32Type, _, _>(lists));
-    let batch = RecordBatch::try_from_iter([("x", x)]).unwrap();
-    let plan = plan(&batch, signature, Errors::InOutput);
-    let gathering = Gathering::new(&Window { first_row: 50, ..window(&batch, &plan) }, &plan, None).unwrap();
-    let faults: Vec<String> = gathering.faults().map(|(row, fault)| format!("{row} {}", fault.message)).collect();
-    assert_eq!(
-        faults,
-        [
-            "51 input \"x\": the row has 2 values, the model takes 3",
-            "52 input \"x\": the row is null",
-            "53 input \"x\": value 1 is null or no FP32",
-            "54 input \"x\": value 1 is NaN, the model takes 0 to 1",
-            "55 input \"x\": value 1 is 2, the model takes 0 to 1",
-        ]
-    );
-    assert_eq!(gathering.pieces().count(), 1);
-}
-
-#[test]
-fn columns_that_do_not_fit_are_refused_with_names() {
-    let text: ArrayRef = Arc::new(StringArray::from(vec!["a"]));
-    let fraction: ArrayRef = Arc::new(Float32Array::from(vec![0.5]));
-    let batch = RecordBatch::try_from_iter([("name", text), ("x", fraction)]).unwrap();
-    let refuse = |signature: Signature, wish: &Wish| {
-        let limits = Limits::new(&signature, 1 << 20);
-        Plan::try_new(&batch.schema(), signature, limits, (wish, "", Errors::InOutput)).unwrap_err().to_string()
-    };
-    let mut ids = doubling();
-    ids.inputs[0].datatype = Datatype::Int64;
-    assert!(
-        refuse(ids, &Wish::default())
-            .contains("column \"x\" is Float32, input \"x\" takes INT64: fractions would be lost")
-    );
-    let mut other = doubling();
-    other.inputs[0].name = "z".into();
-    assert!(refuse(other, &Wish::default()).contains("no column \"z\" for the input of that name (--map COLUMN=z)"));
-    let wish = |wish| Wish { maps: vec![wish], ..Wish::default() };
-    assert!(refuse(doubling(), &wish(("q*".into(), "x".into()))).contains("no column is called \"q*\""));
-    assert!(refuse(doubling(), &wish(("x".into(), "q".into()))).contains("--map names input \"q\"; the model has x"));
-    let mut same = doubling();
-    same.outputs[0].name = "name".into();
-    assert!(refuse(same, &Wish::default()).contains("two columns \"name\""));
 }
