@@ -6,6 +6,7 @@
 //! and a line in the [`Ledger`], and the parts become the output. What is promised to users stands in `ops/README.md`.
 
 mod chunk;
+mod datatype;
 mod desk;
 mod format;
 mod gather;

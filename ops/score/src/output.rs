@@ -12,6 +12,8 @@ use gristmill_schemas::Datatype;
 use gristmill_schemas::manifest::Output;
 use half::{bf16, f16};
 
+use crate::datatype::same;
+
 /// What one job gave for one output.
 #[derive(Debug)]
 pub(crate) struct Held {
@@ -41,16 +43,7 @@ pub(crate) fn field(name: String, output: &Output) -> Field {
 }
 
 fn scalar(datatype: Datatype) -> DataType {
-    match datatype {
-        Datatype::Bool => DataType::Boolean,
-        Datatype::Uint8 => DataType::UInt8,
-        Datatype::Int8 => DataType::Int8,
-        Datatype::Int16 => DataType::Int16,
-        Datatype::Int32 => DataType::Int32,
-        Datatype::Int64 => DataType::Int64,
-        Datatype::Fp64 => DataType::Float64,
-        Datatype::Fp16 | Datatype::Bf16 | Datatype::Fp32 | Datatype::Bytes => DataType::Float32,
-    }
+    same(datatype).filter(|kind| *kind != DataType::Float16).unwrap_or(DataType::Float32)
 }
 
 /// One output's column for `rows` rows; null where no answer has the row.

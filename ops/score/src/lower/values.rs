@@ -11,6 +11,7 @@ use half::bf16;
 
 use super::Ends;
 use super::check::Check;
+use crate::datatype::same;
 
 /// Without a dictionary.
 pub(super) fn flat(array: &ArrayRef) -> anyhow::Result<ArrayRef> {
@@ -132,18 +133,9 @@ pub(super) fn beside_each_other(
 
 /// Scalars as bytes of the datatype; null where there is no value, or none that the datatype has.
 fn numbers(array: &ArrayRef, datatype: Datatype) -> anyhow::Result<(Buffer, Option<NullBuffer>)> {
-    let kind = match datatype {
-        Datatype::Bool => DataType::Boolean,
-        Datatype::Uint8 => DataType::UInt8,
-        Datatype::Int8 => DataType::Int8,
-        Datatype::Int16 => DataType::Int16,
-        Datatype::Int32 => DataType::Int32,
-        Datatype::Int64 => DataType::Int64,
-        Datatype::Fp16 => DataType::Float16,
-        Datatype::Bf16 | Datatype::Fp32 => DataType::Float32,
-        Datatype::Fp64 => DataType::Float64,
-        Datatype::Bytes => anyhow::bail!("no input is BYTES"),
-    };
+    anyhow::ensure!(datatype != Datatype::Bytes, "no input is BYTES");
+    // BF16 is cut out of what it is the upper half of.
+    let kind = same(datatype).unwrap_or(DataType::Float32);
     // Text to half precision has no way of its own.
     let array = match (array.data_type(), &kind) {
         (DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View, DataType::Float16) => {

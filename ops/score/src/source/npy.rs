@@ -12,6 +12,7 @@ use arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use gristmill_schemas::Datatype;
 
 use super::Batches;
+use crate::datatype::same;
 
 /// The column's name: an array has none.
 const COLUMN: &str = "data";
@@ -78,18 +79,7 @@ impl Header {
     }
 
     fn item(&self) -> anyhow::Result<Arc<Field>> {
-        let kind = match self.datatype {
-            Datatype::Bool => DataType::Boolean,
-            Datatype::Uint8 => DataType::UInt8,
-            Datatype::Int8 => DataType::Int8,
-            Datatype::Int16 => DataType::Int16,
-            Datatype::Int32 => DataType::Int32,
-            Datatype::Int64 => DataType::Int64,
-            Datatype::Fp16 => DataType::Float16,
-            Datatype::Fp32 => DataType::Float32,
-            Datatype::Fp64 => DataType::Float64,
-            other => bail!("NumPy has no {other}"),
-        };
+        let kind = same(self.datatype).with_context(|| format!("NumPy has no {}", self.datatype))?;
         Ok(Arc::new(Field::new_list_field(kind, false)))
     }
 }
