@@ -191,7 +191,8 @@ fn tensor<'a>(input: &'a Lowered, rows: &[u32], longest: usize) -> Tensor<'a> {
         (true, false) => Cow::Owned(rows.iter().flat_map(|row| input.bytes(*row)).copied().collect()),
         (false, _) => Cow::Owned(padded(input, rows, &dims, free.unwrap_or(1))),
     };
-    let shape = Shape::try_new(&dims).expect("a manifest's shapes have few dimensions");
+    let shape =
+        Shape::try_new(&dims).expect("the worker has checked that a shape has no more than MAX_RANK dimensions");
     Tensor { name: &input.spec.name, datatype: input.spec.datatype, shape, data }
 }
 
@@ -219,7 +220,7 @@ fn mask_of<'a>(mask: &'a Input, input: &Lowered, rows: &[u32], longest: usize) -
     for &row in rows {
         (0..longest).for_each(|at| data.extend_from_slice(if at < input.length(row) { &one } else { &zero }));
     }
-    let shape = Shape::try_new(&[rows.len(), longest]).expect("two dimensions");
+    let shape = Shape::try_new(&[rows.len(), longest]).expect("two dimensions are fewer than any limit");
     Tensor { name: &mask.name, datatype: mask.datatype, shape, data: Cow::Owned(data) }
 }
 

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{BufWriter, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, bail, ensure};
@@ -80,6 +80,8 @@ pub struct Ledger {
     parts: BTreeMap<u32, Part>,
     /// Windows in the order their parts were written.
     order: Vec<u32>,
+    /// Of all parts, kept: adding one costs the same however many there are.
+    total: Total,
 }
 
 impl Ledger {
@@ -96,7 +98,8 @@ impl Ledger {
         let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
         file.set_len(whole as u64).with_context(named)?;
         file.seek(SeekFrom::End(0)).with_context(named)?;
-        let mut ledger = Self { dir: dir.into(), file, parts: BTreeMap::new(), order: Vec::new() };
+        let mut ledger =
+            Self { dir: dir.into(), file, parts: BTreeMap::new(), order: Vec::new(), total: Total::default() };
         for (number, line) in
             text[..whole].split(|byte| *byte == b'\n').enumerate().filter(|(_, line)| !line.is_empty())
         {
@@ -108,15 +111,20 @@ impl Ledger {
     }
 
     fn keep(&mut self, part: Part) {
-        self.order.retain(|window| *window != part.window);
-        self.order.push(part.window);
-        self.parts.insert(part.window, part);
+        let window = part.window;
+        self.total.add(&part);
+        if self.parts.insert(window, part).is_some() {
+            self.order.retain(|known| *known != window);
+            self.total = Total::default();
+            self.parts.values().for_each(|part| self.total.add(part));
+        }
+        self.order.push(window);
     }
 
     /// Writes a file of the run so that it is there as a whole or not at all, whatever happens.
     pub fn store(&self, name: String, bytes: &[u8]) -> anyhow::Result<Stored> {
         let sha256 = hex(&Sha256::digest(bytes));
-        replace(&self.dir.join(&name), bytes)?;
+        replace(&self.dir.join(&name), |file| Ok(file.write_all(bytes)?))?;
         Ok(Stored { name, bytes: bytes.len() as u64, sha256 })
     }
 
@@ -157,10 +165,7 @@ impl Ledger {
 
     /// The sums.
     pub fn total(&self) -> Total {
-        self.parts.values().fold(Total::default(), |mut total, part| {
-            total.add(part);
-            total
-        })
+        self.total.clone()
     }
 
     /// Proves that the parts are the input, each row once: windows follow each other without a gap.
@@ -203,23 +208,27 @@ impl Ledger {
     }
 }
 
-/// Replaces a file by write, sync and rename.
-pub(crate) fn replace(path: &Path, bytes: &[u8]) -> anyhow::Result<()> {
-    let partial = path.with_extension("partial");
-    let write = || {
-        let mut file = File::create(&partial)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
+/// Replaces a file by write, sync and rename, so that it is there as a whole or not at all, and stays after a power cut.
+pub fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> anyhow::Result<()>) -> anyhow::Result<()> {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    let done = || {
+        let mut file = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
+        write(&mut file)?;
+        file.flush()?;
+        file.get_ref().sync_all()?;
         std::fs::rename(&partial, path)?;
-        sync_dir(path)
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        // Makes the rename last.
+        anyhow::Ok(File::open(parent.unwrap_or(Path::new(".")))?.sync_all()?)
     };
-    write().with_context(|| path.display().to_string())
-}
-
-/// Makes a rename last.
-pub(crate) fn sync_dir(path: &Path) -> std::io::Result<()> {
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    File::open(parent.unwrap_or(Path::new(".")))?.sync_all()
+    let done = done();
+    if done.is_err() {
+        // What is left would take the room that may be missing.
+        drop(std::fs::remove_file(&partial));
+    }
+    done.with_context(|| path.display().to_string())
 }
 
 pub(crate) fn hex(bytes: &[u8]) -> String {

@@ -24,7 +24,7 @@ pub use chunk::{Limits, Piece};
 pub use desk::{Closed, Desk, Heard, Job, Room, Settings, Stop};
 pub use format::Format;
 pub use gather::{Gathering, Scored, Unfit};
-pub use ledger::{Ledger, Part, Stored, Total};
+pub use ledger::{Ledger, Part, Stored, Total, replace};
 pub use lower::Fault;
 pub use mapping::{Mapping, Wish};
 pub use plan::{Errors, Plan};

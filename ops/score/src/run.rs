@@ -1,7 +1,7 @@
 //! A run: what it is known by, and the directory that it survives in.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read, Seek, SeekFrom};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::UNIX_EPOCH;
 
@@ -172,7 +172,8 @@ impl Run {
     }
 
     fn save(&self) -> anyhow::Result<()> {
-        replace(&self.dir.join(Self::FILE), &serde_json::to_vec_pretty(&self.record)?)
+        let text = serde_json::to_vec_pretty(&self.record)?;
+        replace(&self.dir.join(Self::FILE), |file| Ok(file.write_all(&text)?))
     }
 
     /// Notes the end.

@@ -12,7 +12,7 @@ use arrow::array::RecordBatch;
 use arrow::ipc::reader::StreamReader;
 use arrow::ipc::writer::StreamWriter;
 use bytes::Bytes;
-use gristmill_score::{Finished, Gathering, Ledger, Part, Run, Scored, Sink, Stored, Total};
+use gristmill_score::{Finished, Gathering, Ledger, Part, Run, Scored, Sink, Stored, Total, replace};
 use tokio::sync::mpsc as tokio_mpsc;
 
 /// Parts that wait to be written to standard output.
@@ -187,25 +187,4 @@ pub(super) fn outputs(dir: &Path, stored: &Stored) -> anyhow::Result<RecordBatch
     let bytes = Ledger::read_from(dir, stored)?;
     let mut reader = StreamReader::try_new(bytes.as_ref(), None)?;
     reader.next().context("a part's outputs are missing")?.map_err(Into::into)
-}
-
-/// Writes a file beside its place and moves it there when it is whole.
-fn replace(path: &Path, write: impl FnOnce(&mut BufWriter<File>) -> anyhow::Result<()>) -> anyhow::Result<()> {
-    let mut name = path.file_name().unwrap_or_default().to_owned();
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    let done = || {
-        let mut file = BufWriter::with_capacity(1 << 20, File::create(&partial)?);
-        write(&mut file)?;
-        file.flush()?;
-        file.get_ref().sync_all()?;
-        std::fs::rename(&partial, path)?;
-        anyhow::Ok(())
-    };
-    let done = done();
-    if done.is_err() {
-        // What is left would take the room that may be missing.
-        drop(std::fs::remove_file(&partial));
-    }
-    done.with_context(|| path.display().to_string())
 }

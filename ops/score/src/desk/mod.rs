@@ -250,13 +250,8 @@ impl Desk {
         let reply = Reply::decode(payload).map_err(|error| Stop::Unfit { piece, why: error.to_string() })?;
         let heard = match reply {
             Reply::Ok(result) => {
-                let is_new = window.answer(piece, payload, &result);
-                let is_new = is_new.map_err(|Unfit(why)| Stop::Unfit { piece, why })?;
-                Heard {
-                    latency: None,
-                    rows: if is_new { piece.rows() } else { 0 },
-                    batch_rows: result.parameters.batch_rows,
-                }
+                window.answer(piece, payload, &result).map_err(|Unfit(why)| Stop::Unfit { piece, why })?;
+                Heard { latency: None, batch_rows: result.parameters.batch_rows }
             }
             Reply::Error(error) => {
                 let (code, message) = (error.code, error.message.to_owned());

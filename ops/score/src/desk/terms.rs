@@ -72,8 +72,6 @@ pub struct Job {
 pub struct Heard {
     /// From publishing to here; none for answers to an earlier process, and for those that count nothing.
     pub latency: Option<Duration>,
-    /// Rows that got outputs.
-    pub rows: u32,
     /// Rows of the batch they ran in.
     pub batch_rows: u64,
 }
