@@ -27,8 +27,25 @@ struct Status {
     models: Vec<serde_json::Value>,
 }
 
+/// How often workers are asked before a model is said to be missing: one that is busy or just starting may be late once.
+const ASKED: usize = 3;
+
 /// Asks all workers for a model; of the version asked for, or of the one that jobs without a version get.
 pub(super) async fn find(
+    client: &Client,
+    namespace: &Namespace,
+    name: &Token,
+    version: Option<&Token>,
+) -> anyhow::Result<(Model, Signature)> {
+    for _ in 1..ASKED {
+        if let Ok(found) = ask_once(client, namespace, name, version).await {
+            return Ok(found);
+        }
+    }
+    ask_once(client, namespace, name, version).await
+}
+
+async fn ask_once(
     client: &Client,
     namespace: &Namespace,
     name: &Token,
