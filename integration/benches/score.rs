@@ -6,7 +6,7 @@
 
 use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gristmill_integration::{Nats, Process, Worker, WorkerBuilder, binary, median, root, run};
 use serde_json::Value;
@@ -19,6 +19,8 @@ struct Scene {
     nats: Nats,
     worker: Worker,
     dir: TempDir,
+    /// Further arguments of the scorer.
+    more: Vec<String>,
 }
 
 impl Scene {
@@ -52,7 +54,7 @@ impl Scene {
             "--interval",
             "0",
         ]);
-        command.args(["--restart", "--input", input, "--output", output]);
+        command.args(["--restart", "--input", input, "--output", output]).args(&self.more);
         command
     }
 
@@ -86,6 +88,13 @@ impl Scene {
         let figures: Value = serde_json::from_slice(&ended.out).unwrap_or_else(|_| panic!("{}", ended.err));
         let figures = figures.as_array().map_or(&figures, |all| &all[0]);
         ["p50", "p99"].map(|name| figures[name].as_f64().unwrap())
+    }
+
+    /// Rows of the run that goes on which have an answer.
+    fn answered(&self) -> u64 {
+        let status = run(&binary("gristmill"), &["--nats", &self.nats.url(), "score", "status"], &[]);
+        let status: Value = serde_json::from_slice(&status.out).unwrap();
+        status[0]["answered"].as_u64().unwrap()
     }
 }
 
@@ -128,12 +137,14 @@ fn against_a_loop(scene: &Scene, rounds: usize) {
 /// Turns of two seconds with and without a bulk run: what else the machine does falls on both alike.
 fn beside_online(scene: &Scene, rounds: usize) {
     let input = scene.input(40);
-    let (mut calm, mut busy) = (Vec::new(), Vec::new());
+    let (mut calm, mut busy, mut rows) = (Vec::new(), Vec::new(), Vec::new());
     for _ in 0..rounds * 3 {
         calm.push(scene.online("2"));
         let process = Process::start("bulk", scene.scorer(&input, &scene.path("bulk.parquet")));
         std::thread::sleep(Duration::from_millis(1000));
+        let (began, before) = (Instant::now(), scene.answered());
         busy.push(scene.online("2"));
+        rows.push((scene.answered() - before) as f64 / began.elapsed().as_secs_f64());
         process.signal("INT");
         drop(process);
         std::thread::sleep(Duration::from_millis(500));
@@ -144,6 +155,7 @@ fn beside_online(scene: &Scene, rounds: usize) {
         let [calm, busy] = [&calm, &busy].map(|all| median(all.iter().map(|one| one[at])));
         println!("{RATE} online jobs/s, {name}: {calm:.2} ms, beside bulk {busy:.2} ms, ratio {:.2}", busy / calm);
     }
+    println!("bulk meanwhile: {:.0} rows/s", median(rows));
 }
 
 /// Rows a second of a bulk run while more online jobs wait than can be served.
@@ -157,24 +169,30 @@ fn below_online(scene: &Scene) {
     std::thread::sleep(Duration::from_secs(2));
     let mut bulk = Process::start("bulk", scene.scorer(&input, &output));
     std::thread::sleep(Duration::from_secs(6));
-    let status = run(&binary("gristmill"), &["--nats", &url, "score", "status"], &[]);
-    let status: Value = serde_json::from_slice(&status.out).unwrap();
-    let ended = bulk.ended().is_some();
-    println!(
-        "bulk while online jobs flood: {} rows in 6 s{}",
-        status[0]["answered"],
-        if ended { " (ended)" } else { "" }
-    );
+    let (rows, ended) = (scene.answered(), bulk.ended().is_some());
+    println!("bulk while online jobs flood: {rows} rows in 6 s{}", if ended { " (ended)" } else { "" });
     drop((flood, bulk));
 }
 
+/// Arguments: rounds; `online` for that part alone; all others are the scorer's.
 fn main() {
-    let rounds = std::env::args().skip(1).find_map(|arg| arg.parse().ok()).unwrap_or(5);
+    let (mut rounds, mut is_whole, mut more) = (5, true, Vec::new());
+    for arg in std::env::args().skip(1).filter(|arg| arg != "--bench") {
+        match arg.parse() {
+            Ok(number) if more.is_empty() => rounds = number,
+            Err(_) if arg == "online" => is_whole = false,
+            _ => more.push(arg),
+        }
+    }
     let nats = Nats::start();
     let worker = WorkerBuilder::new(&nats, &["mlp"]).start();
-    let scene = Scene { nats, worker, dir: TempDir::new().unwrap() };
+    let scene = Scene { nats, worker, dir: TempDir::new().unwrap(), more };
     assert!(Path::new(&root().join("target/models/samples/row.npy")).exists(), "make models");
-    against_a_loop(&scene, rounds);
+    if is_whole {
+        against_a_loop(&scene, rounds);
+    }
     beside_online(&scene, rounds);
-    below_online(&scene);
+    if is_whole {
+        below_online(&scene);
+    }
 }

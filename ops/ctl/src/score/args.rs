@@ -97,9 +97,10 @@ pub struct Args {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(super) outstanding: Option<u16>,
 
-    /// Jobs without an answer, for each instance of the model, while jobs come in the online lane; 0 for no such limit
-    #[arg(long, value_name = "JOBS", default_value_t = 2)]
-    pub(super) beside_online: u16,
+    /// Jobs without an answer, for each instance of the model, while jobs come in the online lane: 0.25 is one for a quarter of the
+    /// time, 0 no such limit
+    #[arg(long, value_name = "JOBS", default_value_t = 0.25, value_parser = beside_online)]
+    pub(super) beside_online: f64,
 
     /// Share of jobs whose traces are recorded
     #[arg(long, default_value_t = 0.0)]
@@ -136,6 +137,12 @@ pub enum MaxErrors {
     Rows(u64),
     /// So much of the rows done so far, counted once there are 1,000.
     Share(f64),
+}
+
+/// Reads `--beside-online`.
+fn beside_online(text: &str) -> Result<f64, String> {
+    let jobs = text.parse().ok().filter(|jobs| *jobs == 0.0 || (0.01..=1000.0).contains(jobs));
+    jobs.ok_or_else(|| format!("{text:?} is neither 0 nor a number of jobs from 0.01 to 1000"))
 }
 
 impl FromStr for MaxErrors {

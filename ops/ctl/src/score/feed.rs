@@ -62,7 +62,7 @@ pub(super) struct Lines {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Rooms {
     pub(super) alone: Room,
-    /// While jobs come in the online lane: one job runs, the next is there. What is more would be in the way of theirs.
+    /// While jobs come in the online lane: what is more would be in the way of theirs.
     pub(super) beside_online: Room,
 }
 
@@ -159,6 +159,7 @@ impl Feed {
             if self.input_ended && self.desk.is_empty() && self.writing.is_empty() {
                 return Ok(Ended::Complete);
             }
+            let rest = self.desk.wakes().max(self.pause.filter(|_| self.desk.wakes().is_some()));
             let wants_window = !self.input_ended && self.desk.wants_window() && self.writing.len() < MAX_WRITING;
             tokio::select! {
                 window = ends.windows.recv(), if wants_window => match window {
@@ -168,6 +169,7 @@ impl Feed {
                 Some((piece, stored)) = publishes.next() => self.stored(piece, stored)?,
                 news = ends.news.recv() => self.hear(news.context("the collector is gone")?)?,
                 part = ends.written.recv() => self.written(part.context("the writer is gone")??).await,
+                () = rested(rest) => {}
                 _ = looks.tick() => self.look(ends).await,
                 _ = ends.cancel.changed() => return Ok(Ended::Cancelled(why(&ends.cancel))),
             }
@@ -352,6 +354,14 @@ async fn hand_over(ends: &mut Ends, window: Gathering) -> anyhow::Result<()> {
         written?;
     }
     bail!("the writer is gone")
+}
+
+/// The end of a rest, where there is one.
+async fn rested(until: Option<Instant>) {
+    match until {
+        Some(until) => tokio::time::sleep_until(until.into()).await,
+        None => std::future::pending().await,
+    }
 }
 
 /// Why the run was ended.

@@ -269,12 +269,9 @@ impl Scoring<'_> {
     fn rooms(&self) -> Rooms {
         let instances = self.model.instances.max(1);
         let bytes = self.args.outstanding.map_or(INSTANCE_BYTES * instances, |mib| usize::from(mib) << 20);
-        let alone = Room { bytes, jobs: usize::MAX };
-        let jobs = match self.args.beside_online {
-            0 => usize::MAX,
-            jobs => usize::from(jobs) * instances,
-        };
-        Rooms { alone, beside_online: Room { jobs, ..alone } }
+        let alone = Room { bytes, jobs: usize::MAX, rest: 0.0 };
+        let jobs = self.args.beside_online * instances as f64;
+        Rooms { alone, beside_online: if jobs > 0.0 { alone.of_jobs(jobs) } else { alone } }
     }
 
     fn settings(&self, retries: u32) -> Settings {

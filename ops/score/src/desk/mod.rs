@@ -3,7 +3,7 @@
 mod terms;
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use gristmill_schemas::{ErrorCode, Reply, TraceContext};
@@ -26,6 +26,9 @@ const MAX_RETRIES: u32 = 3;
 /// Pieces that a job with a bad row becomes: with 16, one bad row of 256 is found in 32 jobs.
 const PARTS: u32 = 16;
 
+/// Longest rest after an answer, however late that came.
+const MAX_REST: Duration = Duration::from_secs(1);
+
 /// Answers are kept for so many windows that are not open: those to jobs of an earlier process, which had its windows no
 /// further apart.
 const MAX_EARLY_WINDOWS: u32 = 2 * MAX_SPAN;
@@ -43,6 +46,8 @@ pub struct Desk {
     waiting: VecDeque<(Piece, u32)>,
     sent: HashMap<Piece, Sent>,
     sent_bytes: usize,
+    /// No job is sent before.
+    rests: Option<Instant>,
     /// Lengths of all rows sent, and what they were filled up to.
     lengths: [u64; 2],
     early: HashMap<Piece, Bytes>,
@@ -73,6 +78,7 @@ impl Desk {
             waiting,
             sent: HashMap::new(),
             sent_bytes: 0,
+            rests: None,
             lengths: [0; 2],
             early: HashMap::new(),
         }
@@ -81,6 +87,12 @@ impl Desk {
     /// From now on so much may be without an answer.
     pub fn set_room(&mut self, room: Room) {
         self.room = room;
+        self.rests = self.rests.filter(|_| room.rest > 0.0);
+    }
+
+    /// When the next job may be sent, if there is one and it has to wait for a time.
+    pub fn wakes(&self) -> Option<Instant> {
+        self.rests.filter(|_| !self.waiting.is_empty())
     }
 
     /// Whether there is room for one more window.
@@ -157,6 +169,10 @@ impl Desk {
 
     /// The next job, if the outstanding ones leave room for it. Answers that are here already are taken instead of asked for.
     pub fn next(&mut self, now: Instant) -> Result<Option<Job>, Stop> {
+        if self.rests.is_some_and(|until| now < until) {
+            return Ok(None);
+        }
+        self.rests = None;
         while self.sent_bytes < self.room.bytes && self.sent.len() < self.room.jobs {
             let Some((piece, attempt)) = self.waiting.pop_front() else { return Ok(None) };
             if let Some(payload) = self.early.remove(&piece) {
@@ -230,7 +246,11 @@ impl Desk {
             return Ok(Heard::default());
         };
         let heard = self.take(piece, sent.attempt, payload)?;
-        Ok(Heard { latency: Some(now.saturating_duration_since(sent.at)), ..heard })
+        let latency = now.saturating_duration_since(sent.at);
+        if self.room.rest > 0.0 {
+            self.rests = Some(now + latency.mul_f64(self.room.rest).min(MAX_REST));
+        }
+        Ok(Heard { latency: Some(latency), ..heard })
     }
 
     /// Keeps an answer that nobody asked for yet: the process before this one did.

@@ -22,12 +22,22 @@ pub struct Settings {
 }
 
 /// How much may be without an answer.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Room {
     /// Bytes of jobs; the last one may go beyond.
     pub bytes: usize,
     /// Jobs.
     pub jobs: usize,
+    /// After an answer no job is sent for so many times what the answer took.
+    pub rest: f64,
+}
+
+impl Room {
+    /// As many jobs on average. Less than one is one, followed by a rest.
+    pub fn of_jobs(self, jobs: f64) -> Self {
+        let rest = if jobs < 1.0 { 1.0 / jobs - 1.0 } else { 0.0 };
+        Self { jobs: (jobs.round() as usize).max(1), rest, ..self }
+    }
 }
 
 /// Windows that are done: all before the first, and some.

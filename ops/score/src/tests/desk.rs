@@ -1,5 +1,7 @@
 //! What the desk makes of answers.
 
+use std::time::Duration;
+
 use gristmill_schemas::Reply;
 
 use super::*;
@@ -37,10 +39,10 @@ fn no_more_is_on_its_way_than_there_is_room_for() {
     let plan = plan(&batch, doubling(), Errors::InOutput);
     let now = Instant::now();
     for (room, jobs) in [
-        (Room { bytes: 1 << 20, jobs: 2 }, 2),
+        (Room { bytes: 1 << 20, jobs: 2, rest: 0.0 }, 2),
         // A job of 16 rows has 192 bytes of numbers and some of names.
-        (Room { bytes: 600, jobs: 100 }, 3),
-        (Room { bytes: 1 << 20, jobs: 100 }, 25),
+        (Room { bytes: 600, jobs: 100, rest: 0.0 }, 3),
+        (Room { bytes: 1 << 20, jobs: 100, rest: 0.0 }, 25),
     ] {
         let mut desk = desk(0);
         desk.open(Gathering::new(&window(&batch, &plan), &plan, None).unwrap(), 0);
@@ -52,6 +54,38 @@ fn no_more_is_on_its_way_than_there_is_room_for() {
         desk.reply(&sent[0].id, &payload, now).unwrap();
         assert_eq!(desk.next(now).unwrap().is_some(), jobs < 25, "{room:?}");
     }
+}
+
+#[test]
+fn less_than_one_job_is_one_and_a_rest_after_its_answer() {
+    let batch = floats(&[[1.0; 3]; 400]);
+    let plan = plan(&batch, doubling(), Errors::InOutput);
+    let start = Instant::now();
+    let millis = |n| start + Duration::from_millis(n);
+    let mut desk = desk(1 << 20);
+    let room = Room { bytes: 1 << 20, jobs: usize::MAX, rest: 0.0 };
+    assert_eq!([2.6, 0.25].map(|jobs| (room.of_jobs(jobs).jobs, room.of_jobs(jobs).rest)), [(3, 0.0), (1, 3.0)]);
+    desk.set_room(room.of_jobs(0.25));
+    desk.open(Gathering::new(&window(&batch, &plan), &plan, None).unwrap(), 0);
+    let mut at = 0;
+    // However late an answer comes, a second is long enough.
+    for (took, rest) in [(10, 30), (2, 6), (5000, 1000)] {
+        let job = desk.next(millis(at)).unwrap().unwrap();
+        assert!(desk.next(millis(at)).unwrap().is_none() && desk.wakes().is_none());
+        let payload = Bytes::from(answer(&JobBody::decode(&job.body, 1 << 20).unwrap()));
+        at += took;
+        desk.reply(&job.id, &payload, millis(at)).unwrap();
+        assert_eq!(
+            (desk.next(millis(at + rest - 1)).unwrap().is_some(), desk.wakes()),
+            (false, Some(millis(at + rest)))
+        );
+        at += rest;
+    }
+    assert!(desk.next(millis(at)).unwrap().is_some());
+    // Alone again, there is no rest.
+    let mut alone = desk;
+    alone.set_room(room);
+    assert!(alone.next(start).unwrap().is_some() && alone.wakes().is_none());
 }
 
 #[test]
@@ -116,7 +150,7 @@ fn answers_that_are_of_no_use_are_not_kept() {
     let now = Instant::now();
     let settings = Settings { run: "r".into(), series: "r/s".into(), max_bytes: 1 << 20, trace_ratio: 0.0 };
     let closed = Closed { next: 1, others: [3].into() };
-    let mut desk = Desk::new(settings, Room { bytes: 1 << 20, jobs: 100 }, closed);
+    let mut desk = Desk::new(settings, Room { bytes: 1 << 20, jobs: 100, rest: 0.0 }, closed);
     let ok = Bytes::from(answer(&JobBody::decode(&gathering_body(&batch, &plan), 1 << 20).unwrap()));
     let gone = ErrorBody { id: "j", model_name: "m", code: ErrorCode::UnknownVersion, message: "no such version" };
     let gone = Bytes::from(gone.encode());

@@ -84,7 +84,7 @@ fn plan(batch: &RecordBatch, signature: Signature, errors: Errors) -> Arc<Plan> 
 
 fn desk(bytes: usize) -> Desk {
     let settings = Settings { run: "r".into(), series: "r/s".into(), max_bytes: 1 << 20, trace_ratio: 0.0 };
-    Desk::new(settings, Room { bytes, jobs: 100 }, Closed::default())
+    Desk::new(settings, Room { bytes, jobs: 100, rest: 0.0 }, Closed::default())
 }
 
 /// The columns that the plan reads.
