@@ -128,7 +128,7 @@ async fn a_job_that_kills_the_process_is_found_by_the_next_one_at_once() {
     let restarts = worker.process.log().matches("the worker died").count();
     chaos.tell(format!("{restarts} restarts, all answered after {:.1} s", took.as_secs_f64()));
     assert!(took < Duration::from_secs(25), "somebody waited for ack_wait: {took:?}");
-    assert!(restarts <= 4, "each killer may kill once in company and once alone: {restarts}");
+    assert!(restarts <= 4, "each killer may kill once in company and once alone: {restarts}\n{}", worker.process.log());
     assert!(worker.process.log().contains("a worker died of signal 8"), "the dead letter says what happened");
     assert!(worker.terminate().success());
 }

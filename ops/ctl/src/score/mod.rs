@@ -17,10 +17,11 @@ mod write;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use anyhow::Context as _;
+use anyhow::{Context as _, bail};
 use async_nats::jetstream;
+use async_nats::jetstream::context::GetStreamErrorKind;
 use gristmill_schemas::{Namespace, Token};
 use gristmill_score::{Desk, Finished, Limits, Plan, Room, Run, Settings, Sink, Source, Total};
 use hdrhistogram::Histogram;
@@ -50,6 +51,9 @@ const INSTANCE_BYTES: usize = 4 << 20;
 
 /// Where cores are short, others come first: those that wait for answers, and who gives them.
 const NICE: i32 = 10;
+
+/// Longest wait for a stream at the start.
+const ELECTION: Duration = Duration::from_secs(30);
 
 /// Exit codes; see `gristmill score --help`.
 const TOO_MANY_ERRORS: u8 = 6;
@@ -285,11 +289,18 @@ impl Scoring<'_> {
     }
 }
 
-/// Fails early where jobs or results would have no place to go.
+/// Fails early where jobs or results would have no place to go. A stream whose group elects a leader answers nobody for a while.
 async fn check_stream(context: &jetstream::Context, namespace: &Namespace) -> anyhow::Result<()> {
+    let until = Instant::now() + ELECTION;
     for kind in ["JOBS", "RESULTS"] {
         let name = namespace.stream(kind);
-        context.get_stream(&name).await.with_context(|| format!("stream {name} (gristmill setup creates it)"))?;
+        while let Err(error) = context.get_stream(&name).await {
+            match error.kind() {
+                GetStreamErrorKind::Request if Instant::now() < until => continue,
+                GetStreamErrorKind::JetStream(_) => bail!("stream {name} (gristmill setup creates it): {error}"),
+                _ => bail!("stream {name}: {error}"),
+            }
+        }
     }
     Ok(())
 }

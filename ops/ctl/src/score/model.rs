@@ -1,5 +1,7 @@
 //! Which model scores: what its workers say of it.
 
+use std::time::Duration;
+
 use anyhow::{bail, ensure};
 use async_nats::Client;
 use gristmill_schemas::manifest::Signature;
@@ -27,8 +29,11 @@ struct Status {
     models: Vec<serde_json::Value>,
 }
 
-/// How often workers are asked before a model is said to be missing: one that is busy or just starting may be late once.
+/// How often workers are asked before a model is said to be missing: one that is busy, just starting or connecting anew may be late.
 const ASKED: usize = 3;
+
+/// Between two questions: that nobody is there is answered at once.
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// Asks all workers for a model; of the version asked for, or of the one that jobs without a version get.
 pub(super) async fn find(
@@ -41,6 +46,7 @@ pub(super) async fn find(
         if let Ok(found) = ask_once(client, namespace, name, version).await {
             return Ok(found);
         }
+        tokio::time::sleep(PAUSE).await;
     }
     ask_once(client, namespace, name, version).await
 }
