@@ -31,7 +31,11 @@ fn every_wrong_setting_is_told_at_once() {
         "device = \"gpu\"\n[streams]\nduplicate_window_s = 60\n[limits]\nin_fligth = 5\n[admin]\nlisten = \"here\"\n",
     )
     .unwrap();
-    let ended = check(Some(&file), &[("GRISTMILL__LIMITS__IN_FLIGHT", "0")], &["--set", "shutdown.grace_ms=-1"]);
+    let ended = check(
+        Some(&file),
+        &[("GRISTMILL__LIMITS__IN_FLIGHT", "0")],
+        &["--set", "shutdown.grace_ms=-1", "--set", "models.cores=9999"],
+    );
     assert_eq!(ended.code, 2);
     for says in [
         "device is \"gpu\": \"gpu\" is none of auto, cpu, cuda, cuda:N",
@@ -40,9 +44,40 @@ fn every_wrong_setting_is_told_at_once() {
         "admin.listen is \"here\"",
         "streams.duplicate_window_s is \"60\": at least 420 is needed: twice ack_wait, limits.max_hold_ms and a minute",
         "shutdown.grace_ms is \"-1\"",
+        "models.cores is \"9999\": 9999 is none of the processors that this process may use",
     ] {
         assert!(ended.err.contains(says), "{says} is missing in\n{}", ended.err);
     }
+}
+
+/// Of each thread of a process its name and the processors that it may use, as the kernel writes them.
+fn processors(process: u32) -> Vec<(String, String)> {
+    let tasks = std::fs::read_dir(format!("/proc/{process}/task")).unwrap();
+    let field = |status: &str, name: &str| {
+        let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap();
+        line.trim().to_owned()
+    };
+    let read = |status: String| (field(&status, "Name:"), field(&status, "Cpus_allowed_list:"));
+    tasks.filter_map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).ok()).map(read).collect()
+}
+
+#[tokio::test]
+async fn threads_keep_to_the_processors_they_are_given() {
+    let nats = Nats::start();
+    let all = processors(std::process::id())[0].1.clone();
+    let mut ends = all.split(['-', ',']);
+    let first = ends.next().unwrap().to_owned();
+    let last = ends.next_back().unwrap_or(&first).to_owned();
+    let builder = WorkerBuilder::new(&nats, &["mlp"]).set("runtime.cores", &first).set("models.cores", &last);
+    let mut worker = builder.start();
+    let threads = processors(worker.process.id());
+    let of = |prefix: &str| -> Vec<&str> {
+        let mine = threads.iter().filter(|(name, _)| name.starts_with(prefix));
+        mine.map(|(_, processors)| processors.as_str()).collect()
+    };
+    assert_eq!((of("engine-mlp"), of("gristmill-worke")), (vec![last.as_str()], vec![all.as_str()]), "{threads:?}");
+    assert!(!of("runtime").is_empty() && of("runtime").iter().all(|processors| *processors == first), "{threads:?}");
+    assert!(worker.terminate().success());
 }
 
 #[test]

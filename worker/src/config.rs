@@ -8,6 +8,7 @@ use gristmill_schemas::topology;
 use gristmill_torch::DeviceSetting;
 use tracing_subscriber::EnvFilter;
 
+use crate::cores::{self, Cores};
 use crate::settings::{Invalid, Reader, Section, Sources};
 use crate::{connect, registry, rescue};
 use gristmill_telemetry::{Buckets, Format, Settings};
@@ -35,6 +36,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// `runtime.threads`: threads for everything but engines.
     pub runtime_threads: usize,
+    /// `runtime.cores`: the processors of those threads; `None` for all.
+    pub runtime_cores: Option<Cores>,
     /// `shutdown.grace_ms`: longest drain.
     pub grace: Duration,
     /// `log.format`
@@ -93,7 +96,9 @@ impl Config {
         let limits = Limits::read(&mut reader.section("limits"));
         let streams = streams(&mut reader.section("streams"), limits.max_hold);
         let ledger = rescue::Config::read(&mut reader.section("ledger"));
-        let runtime_threads = reader.section("runtime").number("threads", runtime_threads(), 1..=256);
+        let mut section = reader.section("runtime");
+        let runtime_threads = section.number("threads", runtime_threads(), 1..=256);
+        let runtime_cores = section.parsed("cores", "all", cores::read).flatten();
         let grace = Duration::from_millis(reader.section("shutdown").number("grace_ms", 30_000, 0..=3_600_000));
         let otel = finish(reader, otel)?;
         const READ: &str = "a setting without a value left a fault, which finish has returned";
@@ -115,6 +120,7 @@ impl Config {
             limits,
             ledger,
             runtime_threads,
+            runtime_cores,
             grace,
         })
     }

@@ -4,6 +4,7 @@
 //! Modules in the order a job meets them.
 
 // Rank 0: what stages say to each other.
+mod cores;
 mod datatype;
 mod link;
 mod message;

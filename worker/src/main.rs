@@ -27,12 +27,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
     namespace, worker, device (auto|cpu|cuda|cuda:N)\n\
     nats.url, nats.connect_timeout_ms, nats.credentials_file, nats.nkey_seed_file, nats.user, nats.password_file,\n  \
     nats.token_file, nats.tls_required, nats.tls_first, nats.tls_ca_file, nats.tls_cert_file, nats.tls_key_file\n\
-    models.dir, models.versions (latest|all), models.instances, models.threads\n\
+    models.dir, models.versions (latest|all), models.instances, models.threads, models.cores (all|LIST|node:N)\n\
     limits.in_flight, limits.job_bytes, limits.publish_window, limits.max_hold_ms\n\
     ledger.dir (a directory, or off)\n\
     streams.replicas, streams.ack_wait_ms, streams.max_deliver, streams.max_ack_pending, streams.duplicate_window_s,\n  \
     streams.results_max_age_s, streams.dlq_max_age_s, streams.jobs_max_bytes\n\
-    admin.listen, admin.metrics (true|false), runtime.threads, shutdown.grace_ms, log.format (auto|json|text), log.filter\n\
+    admin.listen, admin.metrics (true|false), runtime.threads, runtime.cores, shutdown.grace_ms, log.format (auto|json|text), log.filter\n\
     telemetry.histograms (exponential|explicit), telemetry.max_traces_per_s (0: no limit), telemetry.slow_job_ms (0: none)\n\n\
     Traces, metrics and logs go to an OTLP collector where OTEL_EXPORTER_OTLP_ENDPOINT or OTEL_{TRACES,METRICS,LOGS}_EXPORTER \
     names one; the standard OTEL_* variables apply.\n\n\
@@ -162,11 +162,15 @@ fn load(args: Args) -> anyhow::Result<Config> {
 fn run(config: &Config, telemetry: &Telemetry) -> anyhow::Result<End> {
     gristmill_ledger::enter_ours();
     let is_supervised = follow_supervisor();
+    let cores = config.runtime_cores.clone();
     let mut runtime = tokio::runtime::Builder::new_multi_thread();
     let runtime = runtime
         .worker_threads(config.runtime_threads)
         .thread_name("runtime")
-        .on_thread_start(gristmill_ledger::enter_ours)
+        .on_thread_start(move || {
+            gristmill_ledger::enter_ours();
+            cores.iter().for_each(|cores| cores.pin());
+        })
         .enable_all()
         .build()?;
     let vitals = vitals(config, telemetry);

@@ -232,6 +232,7 @@ async fn load(
     let device = loader.device();
     let instances = Instances {
         loader: Arc::new(loader),
+        cores: config.models.cores.clone(),
         reports: ends.reports.0.clone(),
         outcomes: ends.outcomes.0.clone(),
         counters: Arc::clone(&vitals.counters),

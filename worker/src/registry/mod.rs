@@ -16,6 +16,7 @@ use gristmill_schemas::manifest::Signature;
 pub use package::PackageError;
 use package::{Package, scan};
 
+use crate::cores::{self, Cores};
 use crate::message::{Instance, Served};
 use crate::route::Routes;
 use crate::settings::Section;
@@ -32,15 +33,18 @@ pub struct Config {
     pub instances: usize,
     /// Threads one operator may use on the CPU, per instance.
     pub threads: usize,
+    /// Processors of the instances; `None` for all.
+    pub cores: Option<Cores>,
 }
 
 impl Config {
     /// Reads the section `models`.
     pub fn read(section: &mut Section<'_>) -> Self {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let instances = section.number("instances", 1, 1..=256);
+        let cores = section.parsed("cores", "all", cores::read).flatten();
         // The runtime and a broker on the same machine need a core of their own.
-        let threads = (cores.saturating_sub(1) / instances).max(1);
+        let shared = || std::thread::available_parallelism().map_or(1, usize::from).saturating_sub(1);
+        let threads = (cores.as_ref().map_or_else(shared, Cores::count) / instances).max(1);
         let all_versions = section.parsed("versions", "latest", |text| match text {
             "latest" => Ok(false),
             "all" => Ok(true),
@@ -51,6 +55,7 @@ impl Config {
             all_versions: all_versions.unwrap_or_default(),
             instances,
             threads: section.number("threads", threads, 1..=1024),
+            cores,
         }
     }
 }

@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::isolate::{Isolator, Stop, Unfit};
 use self::warm_up::warm_up;
+use crate::cores::Cores;
 use crate::message::{AHEAD, Batch, Broken, EngineEvent, Instance, Outcome, Ran, Report, Served};
 use crate::telemetry::{Counters, RunClock, Spans};
 
@@ -25,6 +26,8 @@ use crate::telemetry::{Counters, RunClock, Spans};
 pub struct Instances {
     /// Makes the engines.
     pub loader: Arc<dyn Load>,
+    /// Processors of their threads, those of libtorch included; `None` for all.
+    pub cores: Option<Cores>,
     /// Where instances tell that they are ready, and what they have done.
     pub reports: mpsc::Sender<Report>,
     /// Where outcomes go.
@@ -72,6 +75,7 @@ impl Instances {
         let name = format!("engine-{}", model.name);
         let thread = std::thread::Builder::new().name(name).spawn(move || {
             gristmill_ledger::enter_ours();
+            instances.cores.iter().for_each(Cores::pin);
             let load = || load(&*instances.loader, &file, &model);
             match load() {
                 Ok(engine) => {
