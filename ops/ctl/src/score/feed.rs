@@ -159,7 +159,7 @@ impl Feed {
             if self.input_ended && self.desk.is_empty() && self.writing.is_empty() {
                 return Ok(Ended::Complete);
             }
-            let rest = self.desk.wakes().max(self.pause.filter(|_| self.desk.wakes().is_some()));
+            let rest = self.desk.wakes().map(|at| self.pause.map_or(at, |pause| at.max(pause)));
             let wants_window = !self.input_ended && self.desk.wants_window() && self.writing.len() < MAX_WRITING;
             tokio::select! {
                 window = ends.windows.recv(), if wants_window => match window {
