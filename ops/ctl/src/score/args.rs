@@ -97,8 +97,8 @@ pub struct Args {
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(super) outstanding: Option<u16>,
 
-    /// Jobs without an answer, for each instance of the model, while jobs come in the online lane: 0.25 is one for a quarter of the
-    /// time, 0 no such limit
+    /// Jobs without an answer, for each instance of the model, while jobs come in the online lane: 0.25 is, with one
+    /// instance, one for a quarter of the time; 0 no such limit
     #[arg(long, value_name = "JOBS", default_value_t = 0.25, value_parser = beside_online)]
     pub(super) beside_online: f64,
 

@@ -52,6 +52,9 @@ const INSTANCE_BYTES: usize = 4 << 20;
 /// Where cores are short, others come first: those that wait for answers, and who gives them.
 const NICE: i32 = 10;
 
+/// Between two questions at the start: that nobody answers may be told at once.
+const RETRY: Duration = Duration::from_millis(500);
+
 /// Longest wait for a stream at the start.
 const ELECTION: Duration = Duration::from_secs(30);
 
@@ -296,7 +299,7 @@ async fn check_stream(context: &jetstream::Context, namespace: &Namespace) -> an
         let name = namespace.stream(kind);
         while let Err(error) = context.get_stream(&name).await {
             match error.kind() {
-                GetStreamErrorKind::Request if Instant::now() < until => continue,
+                GetStreamErrorKind::Request if Instant::now() < until => tokio::time::sleep(RETRY).await,
                 GetStreamErrorKind::JetStream(_) => bail!("stream {name} (gristmill setup creates it): {error}"),
                 _ => bail!("stream {name}: {error}"),
             }
