@@ -111,6 +111,14 @@ class Slow(nn.Module):
         return x * y[0, 0]
 
 
+class Crowded(nn.Module):
+    """Each row is compared with every other: twice the rows take four times as long."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        wide = x.expand(x.shape[0], 4096).contiguous()
+        return x + (wide @ wide.t()).sum() * 0
+
+
 class Tokens(nn.Module):
     """Of each sequence its sum and its length, of each token how much is left behind it: filling would show."""
 
@@ -188,6 +196,8 @@ def build(directory: Path) -> None:
     export("tokens", Tokens(), tokens, **padding)
     export("bucketed", Tokens(), tokens, **padding, buckets=[8, 32])
     export("slow", Slow(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=8)
+    for name, knee in [("crowded", True), ("unlearned", False)]:
+        export(name, Crowded(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=256, knee=knee)
     export("wide", Wide(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=4)
     for name, module, max_rows in FAULTS:
         zeros = {"x": torch.zeros(2, 1, dtype=torch.int64)}

@@ -188,6 +188,7 @@ mod tests {
             max_rows: 4,
             max_elements: 20,
             max_delay: Duration::ZERO,
+            to_knee: false,
             buckets: Vec::new(),
             meters: crate::message::testing::meters(),
         })

@@ -112,13 +112,15 @@ pub struct Batching {
     pub max_padded_elements: Option<usize>,
     /// How long an idle engine waits for a fuller batch, in milliseconds. 0 takes what is there.
     pub max_delay_ms: u64,
+    /// Whether batches end where more rows yield no more rows per second, which is learned; else only at the limits above.
+    pub knee: bool,
     /// Lengths that jobs are filled up to, ascending; where there are none, and an input is a mask, that of the longest in a batch.
     pub buckets: Vec<usize>,
 }
 
 impl Default for Batching {
     fn default() -> Self {
-        Self { max_rows: 64, max_padded_elements: None, max_delay_ms: 0, buckets: Vec::new() }
+        Self { max_rows: 64, max_padded_elements: None, max_delay_ms: 0, knee: true, buckets: Vec::new() }
     }
 }
 

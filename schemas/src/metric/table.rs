@@ -88,8 +88,10 @@ table! {
         "Batches, by why they were closed: full, timeout (max delay), deadline (of a job), idle (the stream ran empty or no delay is set), solo (a suspect, alone).";
     BATCH_LIMIT: "gristmill.batch.limit", Gauge, "{row}", M,
         "Most rows of a batch at present: the package's limit, or the lowest ceiling learned from lacks of memory.";
+    BATCH_KNEE: "gristmill.batch.knee", Gauge, "{element}", M,
+        "Elements of the largest input, padding included, that batches end at since more yield no more a second. Learned from the runs.";
     BATCH_COST_RUN: "gristmill.batch.cost.run", Gauge, "s", M,
-        "What a run costs however small it is, by a line through the latest runs.";
+        "What a run costs however small it is, from stacking to splitting, by a line through the latest runs.";
     BATCH_COST_ELEMENT: "gristmill.batch.cost.element", Gauge, "s", M,
         "What each element of the largest input adds to that, padding included.";
     QUEUE_DEPTH: "gristmill.queue.depth", UpDown, "{request}", M_LANE,

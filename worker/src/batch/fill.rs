@@ -100,7 +100,8 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    const LIMITS: Limits = Limits { max_rows: 32, max_elements: usize::MAX, max_delay: std::time::Duration::ZERO };
+    const LIMITS: Limits =
+        Limits { max_rows: 32, max_elements: usize::MAX, max_delay: std::time::Duration::ZERO, to_knee: false };
 
     fn facts(length: usize) -> Facts {
         Facts { lane: Lane::Online, rows: 1, length, elements: length, deadline: None, is_last: false, suspect: None }

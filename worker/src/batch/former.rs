@@ -15,6 +15,7 @@ use gristmill_schemas::Lane;
 use super::ceilings::Ceilings;
 use super::cost::Cost;
 use super::fill::fill;
+use super::knee::Knee;
 use super::queue::{Queue, Waiting};
 use crate::telemetry::CloseReason;
 
@@ -34,6 +35,18 @@ pub struct Limits {
     pub max_elements: usize,
     /// How long an idle engine waits for a fuller batch; zero takes what is there.
     pub max_delay: Duration,
+    /// Batches end at the knee of throughput.
+    pub to_knee: bool,
+}
+
+impl Limits {
+    /// Most rows of a batch whose rows are like these.
+    fn rows_like<'a>(&self, jobs: impl Iterator<Item = &'a Facts>) -> usize {
+        let add = |(rows, elements): (usize, usize), facts: &Facts| (rows + facts.rows, elements + facts.elements);
+        let (rows, elements) = jobs.fold((0, 0), add);
+        let each = elements.div_ceil(rows.max(1)).max(1);
+        self.max_rows.min(self.max_elements / each).max(rows)
+    }
 }
 
 /// What the former needs to know of a job.
@@ -64,6 +77,8 @@ pub struct Closed<K, J> {
     pub jobs: Vec<J>,
     /// Why now.
     pub reason: CloseReason,
+    /// Rows that it could have had.
+    pub most: usize,
 }
 
 /// Jobs `J` of one model, by shape `K`.
@@ -74,8 +89,8 @@ pub struct Former<K, J> {
     suspects: VecDeque<(K, Waiting<J>)>,
     /// What the device's memory was found to hold. Lowered and raised by the batch task.
     pub ceilings: Ceilings<K>,
-    /// What runs cost. Told by the batch task.
-    pub cost: Cost,
+    cost: Cost,
+    knee: Knee,
     batches: u32,
     waiting: [usize; 2],
 }
@@ -84,7 +99,24 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// Nothing waits.
     pub fn new(limits: Limits) -> Self {
         let (queues, suspects, ceilings) = (HashMap::new(), VecDeque::new(), Ceilings::new(limits.max_rows));
-        Self { limits, queues, suspects, ceilings, cost: Cost::default(), batches: 0, waiting: [0; 2] }
+        let (cost, knee) = (Cost::default(), Knee::default());
+        Self { limits, queues, suspects, ceilings, cost, knee, batches: 0, waiting: [0; 2] }
+    }
+
+    /// Takes in what a run cost: so many elements of the largest input, those filled in included.
+    pub fn observe(&mut self, elements: usize, took: Duration) {
+        self.cost.observe(elements, took);
+        self.knee.observe(elements, took);
+    }
+
+    /// Seconds of a run itself, and of each element.
+    pub fn cost(&self) -> [f64; 2] {
+        self.cost.line()
+    }
+
+    /// Elements that a batch ends at because more yield no more; nothing before the first run, or where that is not wanted.
+    pub fn knee(&self) -> Option<usize> {
+        self.knee.elements().filter(|_| self.limits.to_knee)
     }
 
     /// Jobs waiting, online and bulk.
@@ -168,13 +200,16 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     }
 
     fn limits_of(&self, key: &K) -> Limits {
-        Limits { max_rows: self.ceilings.max_rows(key), ..self.limits }
+        let max_elements = if self.limits.to_knee { self.knee.most(self.batches) } else { usize::MAX };
+        let max_elements = max_elements.min(self.limits.max_elements);
+        Limits { max_rows: self.ceilings.max_rows(key), max_elements, ..self.limits }
     }
 
     fn take_suspect(&mut self) -> Option<Closed<K, J>> {
         let (key, waiting) = self.suspects.pop_front()?;
         self.waiting[waiting.facts.lane as usize] -= 1;
-        Some(Closed { key, jobs: vec![waiting.job], reason: CloseReason::Solo })
+        let most = self.ceilings.max_rows(&key);
+        Some(Closed { key, jobs: vec![waiting.job], reason: CloseReason::Solo, most })
     }
 
     /// Takes what fits into one batch out of a queue.
@@ -185,6 +220,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         let order = if bulk_first { [Lane::Bulk, Lane::Online] } else { Lane::ALL };
         let taken = fill(queue, &limits, order, self.cost.worth());
         taken.iter().for_each(|waiting| self.waiting[waiting.facts.lane as usize] -= 1);
+        let most = limits.rows_like(taken.iter().map(|waiting| &waiting.facts));
         let jobs = taken.into_iter().map(|waiting| waiting.job).collect();
         match queue.rows {
             0 => drop(self.queues.remove(&key)),
@@ -193,7 +229,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
                 queue.recall();
             }
         }
-        Closed { key, jobs, reason }
+        Closed { key, jobs, reason, most }
     }
 
     /// When to look again, if nothing else happens: the next batch falls due or the next deadline passes.

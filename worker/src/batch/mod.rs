@@ -4,6 +4,7 @@ mod ceilings;
 mod cost;
 mod fill;
 mod former;
+mod knee;
 mod queue;
 mod seal;
 mod task;

@@ -99,9 +99,10 @@ impl<J> Queue<J> {
         oldest.min().expect("an empty queue is removed")
     }
 
-    /// Whether there is enough for a whole batch.
+    /// Whether there is enough for a whole batch: another row of the usual size would not fit.
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
-        self.rows >= limits.max_rows || self.elements >= limits.max_elements
+        let usual = self.elements / self.rows.max(1);
+        self.rows >= limits.max_rows || self.elements.saturating_add(usual) > limits.max_elements
     }
 
     /// When an idle engine should take from this queue. `run`: what that is expected to take.

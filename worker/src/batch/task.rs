@@ -45,8 +45,9 @@ struct Slot {
 
 impl Line {
     fn new(model: &Served) -> Self {
-        let Served { max_rows, max_elements, max_delay, .. } = *model;
-        Self { former: Former::new(Limits { max_rows, max_elements, max_delay }), engines: BTreeMap::new() }
+        let Served { max_rows, max_elements, max_delay, to_knee, .. } = *model;
+        let former = Former::new(Limits { max_rows, max_elements, max_delay, to_knee });
+        Self { former, engines: BTreeMap::new() }
     }
 }
 
@@ -114,9 +115,10 @@ impl Batcher {
             EngineEvent::Done { learned, ran } => {
                 engines.entry(instance).and_modify(|slot| slot.given -= 1);
                 if let Some(Ran { elements, took }) = ran {
-                    former.cost.observe(elements, took);
-                    let cost = model.meters.cost.iter().zip(former.cost.line());
+                    former.observe(elements, took);
+                    let cost = model.meters.cost.iter().zip(former.cost());
                     cost.for_each(|(shown, seconds)| shown.store(seconds.to_bits(), Ordering::Relaxed));
+                    model.meters.knee.store(former.knee().unwrap_or(0), Ordering::Relaxed);
                 }
                 self.learn(lines, &model, learned);
             }
@@ -166,9 +168,8 @@ impl Batcher {
                 line.engines.values_mut().filter(|slot| slot.given < AHEAD).min_by_key(|slot| slot.given)
             {
                 let closed = if slot.given == 0 { line.former.take(now) } else { line.former.take_full(now) };
-                let Some(Closed { key: tails, mut jobs, reason }) = closed else { break };
+                let Some(Closed { key: tails, mut jobs, reason, most }) = closed else { break };
                 slot.given += 1;
-                let most = line.former.ceilings.max_rows(&tails);
                 let length = jobs.iter().map(|job| model.padded_length(job.part.length)).max().unwrap_or(0);
                 let tails = model.signature.at_length(&tails, length);
                 let seal = seal(&mut jobs, model, (&tails, length), most, (now, reason));

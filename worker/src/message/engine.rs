@@ -45,7 +45,7 @@ pub const AHEAD: usize = 2;
 pub struct Ran {
     /// Elements of the largest input, those filled in included.
     pub elements: usize,
-    /// From host tensors to host tensors.
+    /// From the jobs' inputs to their outputs: stacking, the run, splitting.
     pub took: Duration,
 }
 

@@ -184,6 +184,8 @@ pub struct Served {
     pub max_elements: usize,
     /// How long an idle engine waits for a fuller batch.
     pub max_delay: Duration,
+    /// Its batches end at the knee of throughput.
+    pub to_knee: bool,
     /// Lengths that inputs are filled up to, ascending; none for the length of the longest in a batch.
     pub buckets: Vec<usize>,
     /// Its instruments.

@@ -140,6 +140,7 @@ impl Package {
             max_rows: batching.max_rows,
             max_elements: batching.max_padded_elements.unwrap_or(usize::MAX),
             max_delay: Duration::from_millis(batching.max_delay_ms),
+            to_knee: batching.knee,
             buckets: batching.buckets.clone(),
         }
     }

@@ -49,11 +49,11 @@ impl Lap {
     }
 }
 
-/// How long the run took, if there was one and it did not fail.
+/// How long it took from stacking to splitting, if there was one run and it did not fail.
 pub(super) fn whole_run(laps: &[Lap]) -> Option<Duration> {
     let mut runs = laps.iter().filter(|lap| lap.phase == Phase::Device);
-    let run = runs.next().filter(|run| run.error.is_none())?;
-    let [began, ended] = run.interval;
+    runs.next().filter(|run| run.error.is_none())?;
+    let [[began, _], [_, ended]] = [laps.first()?.interval, laps.last()?.interval];
     runs.next().is_none().then(|| ended.saturating_duration_since(began))
 }
 

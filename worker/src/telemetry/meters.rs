@@ -134,6 +134,8 @@ pub struct ModelMeters {
     pub limit: AtomicUsize,
     /// Seconds that a run costs, and each element, as bits of floats. Written by the batch task.
     pub cost: [AtomicU64; 2],
+    /// Elements that a batch ends at because more yield no more; 0 before that is known. Written by the batch task.
+    pub knee: AtomicUsize,
     /// The clocks of its instances. Taken when an instance starts and when metrics are collected.
     pub(super) clocks: Mutex<Vec<Arc<RunClock>>>,
 }
@@ -262,6 +264,7 @@ impl Meters {
             queued: Default::default(),
             limit: AtomicUsize::new(limit),
             cost: Default::default(),
+            knee: AtomicUsize::new(0),
             clocks: Mutex::default(),
             attributes: model,
             digest: digest.to_owned(),

@@ -130,6 +130,10 @@ impl Meters {
         self.observe_each(&metric::BATCH_LIMIT, |model| {
             vec![(model.limit.load(Ordering::Relaxed) as f64, model.attributes.to_vec())]
         });
+        self.observe_each(&metric::BATCH_KNEE, |model| {
+            let known = Some(model.knee.load(Ordering::Relaxed)).filter(|knee| *knee > 0);
+            known.map(|knee| (knee as f64, model.attributes.to_vec())).into_iter().collect()
+        });
         self.observe_each(&metric::BATCH_COST_RUN, |model| model.cost(0));
         self.observe_each(&metric::BATCH_COST_ELEMENT, |model| model.cost(1));
         self.observe_each(&metric::MODEL_INFO, |model| {

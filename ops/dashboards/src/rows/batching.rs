@@ -4,7 +4,7 @@ use crate::panel::{Panel, Row, Unit};
 use crate::query::{Series, legend};
 
 pub(super) fn row() -> Row {
-    Row { title: "Batching", panels: vec![size(), fill(), padding(), reasons(), limits(), forming(), cost()] }
+    Row { title: "Batching", panels: vec![size(), fill(), padding(), reasons(), limits(), knee(), forming(), cost()] }
 }
 
 fn mean(metric: Metric) -> String {
@@ -26,8 +26,8 @@ fn fill() -> Panel {
     Panel::lines(
         "Fill, mean",
         Unit::Part,
-        "Rows over the most rows of a batch. Low is right while nothing is pending. Below 30 % with a backlog: raise the \
-         package's delay, or lower its max_rows if it is more than the device needs.",
+        "Rows over the most rows that a batch may have at present. Low is right while nothing is pending. Below 30 % with a \
+         backlog: raise the package's delay.",
     )
     .query(mean(metric::BATCH_FILL), legend(&[a::MODEL]))
 }
@@ -66,12 +66,22 @@ fn limits() -> Panel {
     .query(Series::of(metric::BATCH_LIMIT).now().min(&[a::MODEL]), legend(&[a::MODEL]))
 }
 
+fn knee() -> Panel {
+    Panel::lines(
+        "Elements that batches end at",
+        Unit::Count,
+        "Of the largest input, padding included: where a worker finds that larger batches yield no more rows a second. It \
+         tries sizes beside that from time to time. At the package's limits: raise those, larger batches may yield more.",
+    )
+    .query(Series::of(metric::BATCH_KNEE).now().max(&[a::MODEL]), legend(&[a::MODEL]))
+}
+
 fn cost() -> Panel {
     let of = |metric| Series::of(metric).now().max(&[a::MODEL]);
     Panel::lines(
         "What a run costs",
         Unit::Seconds,
-        "However small it is, and for each element of its largest input: a line through the latest runs. Where jobs of \
+        "However small it is, and for each element of its largest input, from stacking to splitting: a line through the latest runs. Where jobs of \
          different lengths share batches, more is filled up where the first is high.",
     )
     .query(of(metric::BATCH_COST_RUN), format!("{} run", legend(&[a::MODEL])))

@@ -36,6 +36,7 @@ def export(
     max_rows: int = 64,
     max_padded_elements: int | None = None,
     max_delay_ms: int = 0,
+    knee: bool = True,
     overwrite: bool = False,
 ) -> Path:
     """Write `<directory>/<name>/<version>` with `model.pt` and `model.toml`; returns that path.
@@ -50,6 +51,9 @@ def export(
     along it with its value of `pads` (default 0), to the length of the longest job of the batch or to the next of
     `buckets`; outputs are cut back; and jobs may leave the mask out. So all inputs with a free dimension have one
     length in a job.
+
+    A worker learns from its runs where larger batches yield no more rows a second, and ends batches there; with
+    `knee=False` they end at `max_rows` and `max_padded_elements` alone.
 
     The module is put into eval mode, compiled with `torch.jit.script` (or traced), frozen, and run with other row
     counts and sizes to learn which dimensions of its outputs are free. The package appears whole or not at all.
@@ -115,6 +119,8 @@ def export(
         lines += [*tables, "", "[batching]", f"max_rows = {max_rows}", f"max_delay_ms = {max_delay_ms}"]
         if max_padded_elements is not None:
             lines.append(f"max_padded_elements = {max_padded_elements}")
+        if not knee:
+            lines.append("knee = false")
         if buckets:
             lines.append(f"buckets = {[int(bucket) for bucket in buckets]}")
         (scratch / "model.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -9,7 +9,7 @@ fn take(former: &mut Former<&'static str, u32>, now: Instant) -> Option<(&'stati
 }
 
 fn former(max_rows: usize, max_delay: Duration) -> Former<&'static str, u32> {
-    Former::new(Limits { max_rows, max_elements: usize::MAX, max_delay })
+    Former::new(Limits { max_rows, max_elements: usize::MAX, max_delay, to_knee: false })
 }
 
 fn online(rows: usize) -> Facts {
@@ -75,7 +75,7 @@ fn what_stays_behind_a_full_batch_waits_its_own_delay() {
 #[test]
 fn a_batch_is_full_by_elements_too() {
     let now = Instant::now();
-    let mut former = Former::new(Limits { max_rows: 100, max_elements: 30, max_delay: DELAY });
+    let mut former = Former::new(Limits { max_rows: 100, max_elements: 30, max_delay: DELAY, to_knee: false });
     (0..4).for_each(|job| former.push("a", job, Facts { elements: 10, ..online(1) }, now));
     assert_eq!(take(&mut former, now), Some(("a", vec![0, 1, 2])));
 }
@@ -111,7 +111,7 @@ fn a_busy_engine_is_given_only_what_nothing_can_join() {
     former.push("b", 3, Facts { suspect: Some(1), ..online(1) }, now);
     assert_eq!(former.take_full(now), None);
     former.push("b", 4, online(1), now);
-    let full = Closed { key: "b", jobs: vec![2, 4], reason: CloseReason::Full };
+    let full = Closed { key: "b", jobs: vec![2, 4], reason: CloseReason::Full, most: 2 };
     assert_eq!((former.take_full(now), former.take_full(now)), (Some(full), None));
     assert_eq!(former.waiting(), [2, 0]);
 }
@@ -128,7 +128,7 @@ fn a_ceiling_bounds_a_batch_and_makes_it_full() {
 #[test]
 fn a_batch_is_closed_while_a_run_still_fits_before_the_deadline() {
     let (mut former, now) = (former(8, Duration::from_secs(60)), Instant::now());
-    (1..20).for_each(|rows| former.cost.observe(rows, Duration::from_secs(2 + rows as u64)));
+    (1..20).for_each(|rows| former.observe(rows, Duration::from_secs(2 + rows as u64)));
     let deadline = now + Duration::from_secs(20);
     former.push("a", 1, Facts { deadline: Some(deadline), ..online(1) }, now);
     assert_eq!(former.next_wake().map(|wake| (wake - now).as_secs()), Some(10), "half the time is enough for 3 s");

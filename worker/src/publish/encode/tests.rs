@@ -42,6 +42,7 @@ fn served() -> Arc<Served> {
         max_rows: 256,
         max_elements: 1 << 20,
         max_delay: Duration::ZERO,
+        to_knee: false,
         buckets: Vec::new(),
         meters: meters(),
     })

@@ -38,6 +38,7 @@ fn model() -> Arc<Served> {
         max_rows: 64,
         max_elements: usize::MAX,
         max_delay: Duration::ZERO,
+        to_knee: false,
         buckets: Vec::new(),
         meters: meters(),
     })

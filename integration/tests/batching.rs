@@ -1,0 +1,38 @@
+//! How large batches are made.
+
+#![allow(clippy::unwrap_used, reason = "a failing test may panic")]
+
+use gristmill_integration::{Jobs, Nats, WorkerBuilder, f32s};
+
+/// Of a model whose batches take four times as long when they are twice as large: the rows of the batch of each of the last
+/// thousand of these jobs, and the knee that the worker shows.
+async fn batches(model: &str, count: usize) -> (Vec<u64>, f64) {
+    let nats = Nats::start();
+    let worker = WorkerBuilder::new(&nats, &[model]).start();
+    let jobs = Jobs::new(nats.jetstream().await);
+    let bodies = (0..count).map(|job| (job.to_string(), Jobs::body("x", &[1, 1], &[job as f32])));
+    jobs.submit_all(&format!("infer.jobs.{model}.bulk"), bodies).await;
+    let mut rows = Vec::new();
+    for answer in jobs.results(count).await {
+        let result = answer.ok();
+        assert_eq!(f32s(&result, "y"), [answer.id().parse::<f32>().unwrap()]);
+        rows.push(result.parameters.batch_rows);
+    }
+    let mut last = rows.split_off(count - 1000);
+    last.sort_unstable();
+    (last, worker.metric("gristmill_batch_knee", model))
+}
+
+#[tokio::test]
+async fn batches_end_where_more_rows_yield_no_more() {
+    let (rows, knee) = batches("crowded", 8000).await;
+    // One row is one element. At 256 rows a second has a fifth of the rows that it has at 16.
+    assert!((1.0..128.0).contains(&knee), "a knee at {knee} elements");
+    assert!(rows[500] < 128, "half of the last jobs were in batches of {} rows and more", rows[500]);
+}
+
+#[tokio::test]
+async fn where_no_knee_is_wanted_batches_grow_to_the_most_rows() {
+    let (rows, knee) = batches("unlearned", 8000).await;
+    assert_eq!((knee, rows.last()), (0.0, Some(&256)), "no knee is shown");
+}
