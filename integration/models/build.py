@@ -119,6 +119,20 @@ class Crowded(nn.Module):
         return x + (wide @ wide.t()).sum() * 0
 
 
+class Even(nn.Module):
+    """Each row costs the same, some milliseconds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("weight", torch.eye(256))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.weight + x[:, :, None] * 0
+        for _ in range(8):
+            y = torch.bmm(y, y)
+        return x * y[:, 0, :1]
+
+
 class Tokens(nn.Module):
     """Of each sequence its sum and its length, of each token how much is left behind it: filling would show."""
 
@@ -198,6 +212,9 @@ def build(directory: Path) -> None:
     export("slow", Slow(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=8)
     for name, knee in [("crowded", True), ("unlearned", False)]:
         export(name, Crowded(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=256, knee=knee)
+    for name, target_ms in [("prompt", 40), ("patient", 0)]:
+        inputs = {"x": torch.ones(2, 1)}
+        export(name, Even(), inputs, output_names=["y"], max_rows=64, knee=False, target_ms=target_ms)
     export("wide", Wide(), {"x": torch.ones(2, 1)}, output_names=["y"], max_rows=4)
     for name, module, max_rows in FAULTS:
         zeros = {"x": torch.zeros(2, 1, dtype=torch.int64)}

@@ -36,3 +36,42 @@ async fn where_no_knee_is_wanted_batches_grow_to_the_most_rows() {
     let (rows, knee) = batches("unlearned", 8000).await;
     assert_eq!((knee, rows.last()), (0.0, Some(&256)), "no knee is shown");
 }
+
+/// Bulk jobs that wait while online jobs come, of a model each of whose rows costs the same: the rows of the batches of the
+/// first hundred that are answered.
+async fn bulk_beside_online(model: &str) -> Vec<u64> {
+    const ONLINE: usize = 60;
+    const BULK: usize = 200;
+    let nats = Nats::start();
+    let _worker = WorkerBuilder::new(&nats, &[model]).start();
+    let jobs = Jobs::new(nats.jetstream().await);
+    let submit = async |lane: &str, ids: std::ops::Range<usize>| {
+        let bodies = ids.map(|job| (job.to_string(), Jobs::body("x", &[1, 1], &[job as f32])));
+        jobs.submit_all(&format!("infer.jobs.{model}.{lane}"), bodies).await;
+    };
+    // From these the worker learns what a run costs.
+    submit("online", 0..20).await;
+    jobs.results(20).await;
+    submit("bulk", 1000..1000 + BULK).await;
+    for job in 20..ONLINE {
+        submit("online", job..job + 1).await;
+        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+    }
+    let answers = jobs.results(ONLINE + BULK).await;
+    let bulk = answers.iter().filter(|answer| answer.id().parse::<usize>().unwrap() >= 1000);
+    let mut rows: Vec<u64> = bulk.map(|answer| answer.ok().parameters.batch_rows).take(100).collect();
+    rows.sort_unstable();
+    rows
+}
+
+#[tokio::test]
+async fn while_online_jobs_come_bulk_jobs_fill_no_long_run() {
+    // A row takes some milliseconds, a run is to take 10.
+    let rows = bulk_beside_online("prompt").await;
+    assert!(rows[50] < 32, "half of the bulk jobs were in batches of {} rows and more", rows[50]);
+}
+
+#[tokio::test]
+async fn where_online_jobs_have_no_target_bulk_jobs_fill_their_batches() {
+    assert_eq!(bulk_beside_online("patient").await.last(), Some(&64));
+}

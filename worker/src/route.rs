@@ -189,6 +189,7 @@ mod tests {
             max_elements: 20,
             max_delay: Duration::ZERO,
             to_knee: false,
+            target: None,
             buckets: Vec::new(),
             meters: crate::message::testing::meters(),
         })

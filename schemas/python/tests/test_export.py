@@ -96,7 +96,15 @@ def test_a_package_is_a_directory_of_program_and_manifest(tmp_path: Path) -> Non
 
 def test_the_manifest_describes_the_package(tmp_path: Path, manifest: Manifest) -> None:
     package = gristmill.export(
-        Linear(), inputs(), tmp_path, name="linear", max_rows=8, max_delay_ms=2, max_padded_elements=1024, knee=False
+        Linear(),
+        inputs(),
+        tmp_path,
+        name="linear",
+        max_rows=8,
+        max_delay_ms=2,
+        max_padded_elements=1024,
+        knee=False,
+        target_ms=50,
     )
     assert manifest(package) == {
         "name": "linear",
@@ -106,7 +114,7 @@ def test_the_manifest_describes_the_package(tmp_path: Path, manifest: Manifest) 
         "sha256": hashlib.sha256((package / "model.pt").read_bytes()).hexdigest(),
         "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 4], "example_shape": [1, 4]}],
         "outputs": [{"name": "output0", "datatype": "FP32", "shape": [-1, 3]}],
-        "batching": {"max_rows": 8, "max_delay_ms": 2, "max_padded_elements": 1024, "knee": False},
+        "batching": {"max_rows": 8, "max_delay_ms": 2, "max_padded_elements": 1024, "knee": False, "target_ms": 50},
     }
 
 

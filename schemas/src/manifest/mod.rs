@@ -114,13 +114,23 @@ pub struct Batching {
     pub max_delay_ms: u64,
     /// Whether batches end where more rows yield no more rows per second, which is learned; else only at the limits above.
     pub knee: bool,
+    /// How soon, in milliseconds, online jobs are to be answered once a worker has them: while some come, bulk jobs fill no run that
+    /// takes longer than a quarter of it, and the delay ends in time for a run. 0 for no such limit.
+    pub target_ms: u64,
     /// Lengths that jobs are filled up to, ascending; where there are none, and an input is a mask, that of the longest in a batch.
     pub buckets: Vec<usize>,
 }
 
 impl Default for Batching {
     fn default() -> Self {
-        Self { max_rows: 64, max_padded_elements: None, max_delay_ms: 0, knee: true, buckets: Vec::new() }
+        Self {
+            max_rows: 64,
+            max_padded_elements: None,
+            max_delay_ms: 0,
+            knee: true,
+            target_ms: 200,
+            buckets: Vec::new(),
+        }
     }
 }
 
@@ -281,18 +291,15 @@ impl Input {
 
 impl Batching {
     fn check(&self) -> Result<(), InvalidManifest> {
+        let millis = |millis: u64| usize::try_from(millis).unwrap_or(usize::MAX);
         let limits = [
             ("max_rows", self.max_rows, 1 << 20, "1 to 1048576 rows are allowed"),
             ("max_padded_elements", self.max_padded_elements.unwrap_or(1), 1 << 40, "1 to 2^40 are allowed"),
-            (
-                "max_delay_ms",
-                usize::try_from(self.max_delay_ms).unwrap_or(usize::MAX),
-                60_000,
-                "0 to 60000 are allowed",
-            ),
+            ("max_delay_ms", millis(self.max_delay_ms), 60_000, "0 to 60000 are allowed"),
+            ("target_ms", millis(self.target_ms), 3_600_000, "0 to 3600000 are allowed"),
         ];
         for (key, value, most, limit) in limits {
-            let least = usize::from(key != "max_delay_ms");
+            let least = usize::from(!key.ends_with("_ms"));
             if !(least..=most).contains(&value) {
                 return Err(InvalidManifest::Batching { key, value, limit });
             }
@@ -335,6 +342,7 @@ mod tests {
         let manifest = Manifest::parse(GOOD).unwrap();
         assert_eq!(manifest.inputs[0].shape, [-1, 1, 8, 8]);
         assert_eq!((manifest.batching.max_rows, manifest.batching.max_delay_ms), (32, 0));
+        assert_eq!((manifest.batching.knee, manifest.batching.target_ms), (true, 200));
     }
 
     #[test]
@@ -365,6 +373,7 @@ mod tests {
             ("name = \"digits\"", "", "missing field `name`"),
             ("[-1, 1, 8, 8]", "[-1, 1099511627776]", "has more than 268435456 elements"),
             ("max_rows = 32", "max_delay_ms = 60001", "batching.max_delay_ms is 60001, 0 to 60000 are allowed"),
+            ("max_rows = 32", "target_ms = 3600001", "batching.target_ms is 3600001, 0 to 3600000 are allowed"),
             ("shape = [-1, 1, 8, 8]", "shape = [-1]\nrange = [2, 1]", "range [2, 1] is empty"),
             ("shape = [-1, 1, 8, 8]", "shape = [-1, -1, -1]\nmask = true", "more than one free dimension"),
             ("shape = [-1, 1, 8, 8]", "shape = [-1, -1, 3]\nmask = true", "a mask's shape is [-1, -1]"),

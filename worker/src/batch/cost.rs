@@ -45,10 +45,18 @@ impl Cost {
         Duration::try_from_secs_f64(own + each * elements as f64).unwrap_or(Duration::MAX)
     }
 
+    /// How many elements a run of this time has. Where a run itself takes most of it, as many as double what it takes: fewer would
+    /// save less than they cost.
+    pub fn within(&self, time: Duration) -> usize {
+        let [own, each] = self.line();
+        // A cast of a float saturates.
+        if each > 0.0 { ((time.as_secs_f64() - own).max(own) / each) as usize } else { usize::MAX }
+    }
+
     /// How many elements may be filled in to save a run.
     pub fn worth(&self) -> usize {
         let [own, each] = self.line();
-        // Half of it: what is saved has to be more than what is spent. A cast of a float saturates.
+        // Half of it: what is saved has to be more than what is spent.
         if each > 0.0 { (own / each / 2.0) as usize } else { 0 }
     }
 }
@@ -68,10 +76,15 @@ mod tests {
     #[test]
     fn a_runs_own_cost_is_told_from_that_of_its_elements() {
         let mut cost = Cost::default();
-        assert_eq!((micros(&cost), cost.worth()), ([0, 0], 0), "nothing is known");
+        assert_eq!(
+            (micros(&cost), cost.worth(), cost.within(Duration::ZERO)),
+            ([0, 0], 0, usize::MAX),
+            "nothing is known"
+        );
         (1..20).for_each(|n| run(&mut cost, n * 10, 500, 3));
         assert_eq!((micros(&cost), cost.worth()), ([500, 3], 83));
         assert_eq!(cost.estimate(1000).as_micros(), 3500);
+        assert_eq!([3501, 800, 1].map(|micros| cost.within(Duration::from_micros(micros))), [1000, 166, 166]);
     }
 
     #[test]

@@ -100,8 +100,13 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
-    const LIMITS: Limits =
-        Limits { max_rows: 32, max_elements: usize::MAX, max_delay: std::time::Duration::ZERO, to_knee: false };
+    const LIMITS: Limits = Limits {
+        max_rows: 32,
+        max_elements: usize::MAX,
+        max_delay: std::time::Duration::ZERO,
+        to_knee: false,
+        target: None,
+    };
 
     fn facts(length: usize) -> Facts {
         Facts { lane: Lane::Online, rows: 1, length, elements: length, deadline: None, is_last: false, suspect: None }

@@ -13,9 +13,8 @@ use std::time::{Duration, Instant};
 use gristmill_schemas::Lane;
 
 use super::ceilings::Ceilings;
-use super::cost::Cost;
 use super::fill::fill;
-use super::knee::Knee;
+use super::pace::Pace;
 use super::queue::{Queue, Waiting};
 use crate::telemetry::CloseReason;
 
@@ -37,6 +36,8 @@ pub struct Limits {
     pub max_delay: Duration,
     /// Batches end at the knee of throughput.
     pub to_knee: bool,
+    /// How soon online jobs are to be answered.
+    pub target: Option<Duration>,
 }
 
 impl Limits {
@@ -89,8 +90,8 @@ pub struct Former<K, J> {
     suspects: VecDeque<(K, Waiting<J>)>,
     /// What the device's memory was found to hold. Lowered and raised by the batch task.
     pub ceilings: Ceilings<K>,
-    cost: Cost,
-    knee: Knee,
+    /// What the runs taught. Told by the batch task.
+    pub pace: Pace,
     batches: u32,
     waiting: [usize; 2],
 }
@@ -99,24 +100,8 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// Nothing waits.
     pub fn new(limits: Limits) -> Self {
         let (queues, suspects, ceilings) = (HashMap::new(), VecDeque::new(), Ceilings::new(limits.max_rows));
-        let (cost, knee) = (Cost::default(), Knee::default());
-        Self { limits, queues, suspects, ceilings, cost, knee, batches: 0, waiting: [0; 2] }
-    }
-
-    /// Takes in what a run cost: so many elements of the largest input, those filled in included.
-    pub fn observe(&mut self, elements: usize, took: Duration) {
-        self.cost.observe(elements, took);
-        self.knee.observe(elements, took);
-    }
-
-    /// Seconds of a run itself, and of each element.
-    pub fn cost(&self) -> [f64; 2] {
-        self.cost.line()
-    }
-
-    /// Elements that a batch ends at because more yield no more; nothing before the first run, or where that is not wanted.
-    pub fn knee(&self) -> Option<usize> {
-        self.knee.elements().filter(|_| self.limits.to_knee)
+        let pace = Pace::new(limits.to_knee, limits.target);
+        Self { limits, queues, suspects, ceilings, pace, batches: 0, waiting: [0; 2] }
     }
 
     /// Jobs waiting, online and bulk.
@@ -127,6 +112,9 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// Takes a job in.
     pub fn push(&mut self, key: K, job: J, facts: Facts, now: Instant) {
         self.waiting[facts.lane as usize] += 1;
+        if facts.lane == Lane::Online {
+            self.pace.came(now);
+        }
         if facts.suspect.is_some() {
             let at = self.suspects.partition_point(|(_, other)| other.facts.suspect <= facts.suspect);
             return self.suspects.insert(at, (key, Waiting { job, facts, since: now }));
@@ -168,7 +156,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// The next batch for an idle engine, if one is due: one shape, never over the limits unless a job alone is.
     pub fn take(&mut self, now: Instant) -> Option<Closed<K, J>> {
         let bulk_first = self.is_bulk_first();
-        let due = self.queues.iter().filter(|(key, queue)| self.due(key, queue) <= now);
+        let due = self.queues.iter().filter(|(key, queue)| self.due(key, queue, now) <= now);
         let key = due.min_by_key(|(_, queue)| queue.rank(bulk_first)).map(|(key, _)| key.clone());
         let is_solo = key.is_none() || self.batches.is_multiple_of(SOLO_TURN);
         let batch = match (is_solo, key) {
@@ -184,7 +172,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// them is not to be lost with them.
     pub fn take_full(&mut self, now: Instant) -> Option<Closed<K, J>> {
         let bulk_first = self.is_bulk_first();
-        let full = self.queues.iter().filter(|(key, queue)| queue.is_full(&self.limits_of(key)));
+        let full = self.queues.iter().filter(|(key, queue)| queue.is_full(&self.limits_of(key, queue, now)));
         let key = full.min_by_key(|(_, queue)| queue.rank(bulk_first)).map(|(key, _)| key.clone())?;
         let batch = self.fill(key, bulk_first, now);
         self.batches = self.batches.wrapping_add(1);
@@ -195,13 +183,13 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         self.batches % BULK_FLOOR == BULK_FLOOR - 1
     }
 
-    fn due(&self, key: &K, queue: &Queue<J>) -> Instant {
-        queue.due(&self.limits_of(key), self.cost.estimate(queue.elements))
+    fn due(&self, key: &K, queue: &Queue<J>, now: Instant) -> Instant {
+        queue.due(&self.limits_of(key, queue, now), self.pace.cost().estimate(queue.elements()))
     }
 
-    fn limits_of(&self, key: &K) -> Limits {
-        let max_elements = if self.limits.to_knee { self.knee.most(self.batches) } else { usize::MAX };
-        let max_elements = max_elements.min(self.limits.max_elements);
+    fn limits_of(&self, key: &K, queue: &Queue<J>, now: Instant) -> Limits {
+        let most = self.pace.most(self.batches, queue.elements[Lane::Online as usize], now);
+        let max_elements = most.min(self.limits.max_elements);
         Limits { max_rows: self.ceilings.max_rows(key), max_elements, ..self.limits }
     }
 
@@ -214,27 +202,25 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
 
     /// Takes what fits into one batch out of a queue.
     fn fill(&mut self, key: K, bulk_first: bool, now: Instant) -> Closed<K, J> {
-        let limits = self.limits_of(&key);
-        let queue = self.queues.get_mut(&key).expect("the key was found in the queues");
+        let mut queue = self.queues.remove(&key).expect("the key was found in the queues");
+        let limits = self.limits_of(&key, &queue, now);
         let reason = queue.reason(&limits, now);
         let order = if bulk_first { [Lane::Bulk, Lane::Online] } else { Lane::ALL };
-        let taken = fill(queue, &limits, order, self.cost.worth());
+        let taken = fill(&mut queue, &limits, order, self.pace.cost().worth());
         taken.iter().for_each(|waiting| self.waiting[waiting.facts.lane as usize] -= 1);
         let most = limits.rows_like(taken.iter().map(|waiting| &waiting.facts));
         let jobs = taken.into_iter().map(|waiting| waiting.job).collect();
-        match queue.rows {
-            0 => drop(self.queues.remove(&key)),
-            _ => {
-                queue.is_closing = false;
-                queue.recall();
-            }
+        if queue.rows > 0 {
+            queue.is_closing = false;
+            queue.recall();
+            self.queues.insert(key.clone(), queue);
         }
         Closed { key, jobs, reason, most }
     }
 
     /// When to look again, if nothing else happens: the next batch falls due or the next deadline passes.
-    pub fn next_wake(&self) -> Option<Instant> {
-        let due = self.queues.iter().map(|(key, queue)| self.due(key, queue)).min();
+    pub fn next_wake(&self, now: Instant) -> Option<Instant> {
+        let due = self.queues.iter().map(|(key, queue)| self.due(key, queue, now)).min();
         let suspect = self.suspects.front().map(|(_, waiting)| waiting.since);
         [due, suspect, self.next_deadline()].into_iter().flatten().min()
     }

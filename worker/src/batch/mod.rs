@@ -5,6 +5,7 @@ mod cost;
 mod fill;
 mod former;
 mod knee;
+mod pace;
 mod queue;
 mod seal;
 mod task;

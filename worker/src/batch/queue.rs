@@ -17,7 +17,8 @@ pub(super) struct Jobs<J>(BTreeMap<usize, VecDeque<Waiting<J>>>);
 pub(super) struct Queue<J> {
     pub(super) lanes: [Jobs<J>; 2],
     pub(super) rows: usize,
-    pub(super) elements: usize,
+    /// Of each lane.
+    pub(super) elements: [usize; 2],
     /// The stream ran empty behind one of these jobs.
     pub(super) is_closing: bool,
     /// The soonest deadline among these jobs.
@@ -89,7 +90,7 @@ impl<J> Jobs<J> {
 impl<J> Default for Queue<J> {
     fn default() -> Self {
         let lanes = [Jobs(BTreeMap::new()), Jobs(BTreeMap::new())];
-        Self { lanes, rows: 0, elements: 0, is_closing: false, deadline: None, halfway: None }
+        Self { lanes, rows: 0, elements: [0; 2], is_closing: false, deadline: None, halfway: None }
     }
 }
 
@@ -99,10 +100,20 @@ impl<J> Queue<J> {
         oldest.min().expect("an empty queue is removed")
     }
 
+    /// Since when a job of this lane waits.
+    pub(super) fn oldest_in(&self, lane: Lane) -> Option<Instant> {
+        self.lanes[lane as usize].oldest().map(|(_, since)| since)
+    }
+
     /// Whether there is enough for a whole batch: another row of the usual size would not fit.
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
-        let usual = self.elements / self.rows.max(1);
-        self.rows >= limits.max_rows || self.elements.saturating_add(usual) > limits.max_elements
+        let (elements, rows) = (self.elements(), self.rows.max(1));
+        rows >= limits.max_rows || elements.saturating_add(elements / rows) > limits.max_elements
+    }
+
+    /// Of both lanes.
+    pub(super) fn elements(&self) -> usize {
+        self.elements[0].saturating_add(self.elements[1])
     }
 
     /// When an idle engine should take from this queue. `run`: what that is expected to take.
@@ -112,7 +123,11 @@ impl<J> Queue<J> {
             return oldest;
         }
         // A job leaves the model at least half the time it had left on arrival, and twice what a run takes: runs scatter.
-        let latest = self.deadline.map(|deadline| deadline.checked_sub(run.saturating_mul(2)).unwrap_or(oldest));
+        // A delay that is longer than the target is meant to be.
+        let target = limits.target.filter(|target| *target > limits.max_delay);
+        let aim = self.oldest_in(Lane::Online).zip(target).map(|(since, target)| since + target);
+        let soonest = self.deadline.into_iter().chain(aim).min();
+        let latest = soonest.map(|end| end.checked_sub(run.saturating_mul(2)).unwrap_or(oldest));
         self.halfway.into_iter().chain(latest).fold(oldest + limits.max_delay, Instant::min)
     }
 
@@ -132,7 +147,8 @@ impl<J> Queue<J> {
     /// Takes a job in.
     pub(super) fn push(&mut self, waiting: Waiting<J>) {
         self.rows += waiting.facts.rows;
-        self.elements = self.elements.saturating_add(waiting.facts.elements);
+        let elements = &mut self.elements[waiting.facts.lane as usize];
+        *elements = elements.saturating_add(waiting.facts.elements);
         self.is_closing |= waiting.facts.is_last;
         self.note(waiting.facts.deadline, waiting.since);
         self.lanes[waiting.facts.lane as usize].push(waiting);
@@ -141,7 +157,8 @@ impl<J> Queue<J> {
     /// A job has left.
     pub(super) fn remove(&mut self, facts: &Facts) {
         self.rows -= facts.rows;
-        self.elements = self.elements.saturating_sub(facts.elements);
+        let elements = &mut self.elements[facts.lane as usize];
+        *elements = elements.saturating_sub(facts.elements);
     }
 
     /// Takes out the jobs whose deadline has passed.
@@ -173,10 +190,9 @@ impl<J> Queue<J> {
     /// Order among due queues: the preferred lane first, then the longest wait.
     pub(super) fn rank(&self, bulk_first: bool) -> (bool, Instant) {
         let (preferred, other) = if bulk_first { (Lane::Bulk, Lane::Online) } else { (Lane::Online, Lane::Bulk) };
-        let since = |lane: Lane| self.lanes[lane as usize].oldest().map(|(_, since)| since);
-        match since(preferred) {
+        match self.oldest_in(preferred) {
             Some(since) => (false, since),
-            None => (true, since(other).expect("an empty queue is removed")),
+            None => (true, self.oldest_in(other).expect("an empty queue is removed")),
         }
     }
 }

@@ -45,8 +45,8 @@ struct Slot {
 
 impl Line {
     fn new(model: &Served) -> Self {
-        let Served { max_rows, max_elements, max_delay, to_knee, .. } = *model;
-        let former = Former::new(Limits { max_rows, max_elements, max_delay, to_knee });
+        let Served { max_rows, max_elements, max_delay, to_knee, target, .. } = *model;
+        let former = Former::new(Limits { max_rows, max_elements, max_delay, to_knee, target });
         Self { former, engines: BTreeMap::new() }
     }
 }
@@ -115,10 +115,11 @@ impl Batcher {
             EngineEvent::Done { learned, ran } => {
                 engines.entry(instance).and_modify(|slot| slot.given -= 1);
                 if let Some(Ran { elements, took }) = ran {
-                    former.observe(elements, took);
-                    let cost = model.meters.cost.iter().zip(former.cost());
+                    let pace = &mut former.pace;
+                    pace.observe(elements, took);
+                    let cost = model.meters.cost.iter().zip(pace.cost().line());
                     cost.for_each(|(shown, seconds)| shown.store(seconds.to_bits(), Ordering::Relaxed));
-                    model.meters.knee.store(former.knee().unwrap_or(0), Ordering::Relaxed);
+                    model.meters.knee.store(pace.knee().unwrap_or(0), Ordering::Relaxed);
                 }
                 self.learn(lines, &model, learned);
             }
@@ -186,7 +187,7 @@ impl Batcher {
             }
             // Without an idle engine the next batch waits for one, not for a time; deadlines pass all the same.
             let is_any_idle = line.engines.values().any(|slot| slot.given == 0);
-            let next = if is_any_idle { line.former.next_wake() } else { line.former.next_deadline() };
+            let next = if is_any_idle { line.former.next_wake(now) } else { line.former.next_deadline() };
             wake = [wake, next].into_iter().flatten().min();
         }
         if is_raised {

@@ -186,6 +186,8 @@ pub struct Served {
     pub max_delay: Duration,
     /// Its batches end at the knee of throughput.
     pub to_knee: bool,
+    /// How soon online jobs are to be answered.
+    pub target: Option<Duration>,
     /// Lengths that inputs are filled up to, ascending; none for the length of the longest in a batch.
     pub buckets: Vec<usize>,
     /// Its instruments.

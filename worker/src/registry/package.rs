@@ -141,6 +141,7 @@ impl Package {
             max_elements: batching.max_padded_elements.unwrap_or(usize::MAX),
             max_delay: Duration::from_millis(batching.max_delay_ms),
             to_knee: batching.knee,
+            target: Some(Duration::from_millis(batching.target_ms)).filter(|target| !target.is_zero()),
             buckets: batching.buckets.clone(),
         }
     }

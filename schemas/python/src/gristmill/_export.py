@@ -37,6 +37,7 @@ def export(
     max_padded_elements: int | None = None,
     max_delay_ms: int = 0,
     knee: bool = True,
+    target_ms: int = 200,
     overwrite: bool = False,
 ) -> Path:
     """Write `<directory>/<name>/<version>` with `model.pt` and `model.toml`; returns that path.
@@ -53,7 +54,9 @@ def export(
     length in a job.
 
     A worker learns from its runs where larger batches yield no more rows a second, and ends batches there; with
-    `knee=False` they end at `max_rows` and `max_padded_elements` alone.
+    `knee=False` they end at `max_rows` and `max_padded_elements` alone. `target_ms` is how soon a worker that has an
+    online job is to answer it: while some come, bulk jobs fill no run that takes longer than a quarter of that (0: no
+    limit).
 
     The module is put into eval mode, compiled with `torch.jit.script` (or traced), frozen, and run with other row
     counts and sizes to learn which dimensions of its outputs are free. The package appears whole or not at all.
@@ -121,6 +124,8 @@ def export(
             lines.append(f"max_padded_elements = {max_padded_elements}")
         if not knee:
             lines.append("knee = false")
+        if target_ms != 200:
+            lines.append(f"target_ms = {target_ms}")
         if buckets:
             lines.append(f"buckets = {[int(bucket) for bucket in buckets]}")
         (scratch / "model.toml").write_text("\n".join(lines) + "\n", encoding="utf-8")

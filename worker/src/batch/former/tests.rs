@@ -9,7 +9,7 @@ fn take(former: &mut Former<&'static str, u32>, now: Instant) -> Option<(&'stati
 }
 
 fn former(max_rows: usize, max_delay: Duration) -> Former<&'static str, u32> {
-    Former::new(Limits { max_rows, max_elements: usize::MAX, max_delay, to_knee: false })
+    Former::new(Limits { max_rows, max_elements: usize::MAX, max_delay, to_knee: false, target: None })
 }
 
 fn online(rows: usize) -> Facts {
@@ -26,7 +26,7 @@ fn an_idle_engine_takes_what_is_there_when_no_delay_is_set() {
     assert!(take(&mut former, now).is_none());
     former.push("a", 1, online(1), now);
     assert_eq!(take(&mut former, now), Some(("a", vec![1])));
-    assert!(take(&mut former, now).is_none() && former.next_wake().is_none());
+    assert!(take(&mut former, now).is_none() && former.next_wake(now).is_none());
 }
 
 #[test]
@@ -35,7 +35,7 @@ fn a_delay_is_waited_for_unless_the_batch_is_full_or_the_stream_is_empty() {
     let mut waits = former(4, DELAY);
     waits.push("a", 1, online(1), now);
     assert!(take(&mut waits, now).is_none());
-    assert_eq!(waits.next_wake(), Some(now + DELAY));
+    assert_eq!(waits.next_wake(now), Some(now + DELAY));
     assert!(take(&mut waits, now + DELAY).is_some());
     let mut full = former(4, DELAY);
     (0..4).for_each(|job| full.push("a", job, online(1), now));
@@ -75,7 +75,8 @@ fn what_stays_behind_a_full_batch_waits_its_own_delay() {
 #[test]
 fn a_batch_is_full_by_elements_too() {
     let now = Instant::now();
-    let mut former = Former::new(Limits { max_rows: 100, max_elements: 30, max_delay: DELAY, to_knee: false });
+    let mut former =
+        Former::new(Limits { max_rows: 100, max_elements: 30, max_delay: DELAY, to_knee: false, target: None });
     (0..4).for_each(|job| former.push("a", job, Facts { elements: 10, ..online(1) }, now));
     assert_eq!(take(&mut former, now), Some(("a", vec![0, 1, 2])));
 }
@@ -91,7 +92,7 @@ fn a_suspect_runs_alone_and_does_not_hold_the_others_up() {
     let alone: Vec<usize> = (0..batches.len()).filter(|at| batches[*at][0] < 10).collect();
     assert_eq!(alone, [0, 4, 7], "while others wait one in four is a suspect's, then each: {batches:?}");
     assert_eq!(alone.iter().map(|at| &batches[*at][..]).collect::<Vec<_>>(), [[0], [1], [2]], "lower ranks first");
-    assert_eq!((batches.len(), former.waiting(), former.next_wake()), (8, [0, 0], None));
+    assert_eq!((batches.len(), former.waiting(), former.next_wake(now)), (8, [0, 0], None));
 }
 
 #[test]
@@ -128,13 +129,28 @@ fn a_ceiling_bounds_a_batch_and_makes_it_full() {
 #[test]
 fn a_batch_is_closed_while_a_run_still_fits_before_the_deadline() {
     let (mut former, now) = (former(8, Duration::from_secs(60)), Instant::now());
-    (1..20).for_each(|rows| former.observe(rows, Duration::from_secs(2 + rows as u64)));
+    (1..20).for_each(|rows| former.pace.observe(rows, Duration::from_secs(2 + rows as u64)));
     let deadline = now + Duration::from_secs(20);
     former.push("a", 1, Facts { deadline: Some(deadline), ..online(1) }, now);
-    assert_eq!(former.next_wake().map(|wake| (wake - now).as_secs()), Some(10), "half the time is enough for 3 s");
+    assert_eq!(former.next_wake(now).map(|wake| (wake - now).as_secs()), Some(10), "half the time is enough for 3 s");
     former.push("a", 2, online(4), now);
     // 5 rows run for 7 s, which may become 14 s.
-    assert_eq!(former.next_wake().map(|wake| (wake - now).as_secs_f64().round()), Some(6.0));
+    assert_eq!(former.next_wake(now).map(|wake| (wake - now).as_secs_f64().round()), Some(6.0));
+}
+
+#[test]
+fn a_batch_is_closed_while_a_run_still_fits_before_the_target_and_bulk_has_none() {
+    let now = Instant::now();
+    let (max_delay, target) = (Duration::from_secs(15), Some(Duration::from_secs(20)));
+    let mut former = Former::new(Limits { max_rows: 8, max_elements: usize::MAX, max_delay, to_knee: false, target });
+    (1..20).for_each(|rows| former.pace.observe(rows, Duration::from_secs(2 + rows as u64)));
+    former.push("a", 1, bulk(1), now);
+    assert_eq!(former.next_wake(now), Some(now + max_delay));
+    let later = now + Duration::from_secs(1);
+    former.push("a", 2, online(1), later);
+    // 2 rows run for 4 s, which may become 8 s.
+    assert_eq!(former.next_wake(later).map(|wake| (wake - later).as_secs_f64().round()), Some(12.0));
+    assert_eq!(former.take(later + Duration::from_secs(13)).map(|closed| closed.reason), Some(CloseReason::Deadline));
 }
 
 #[test]
@@ -142,7 +158,7 @@ fn a_deadline_shortens_the_delay() {
     let (mut former, now) = (former(4, DELAY), Instant::now());
     let deadline = Some(now + Duration::from_millis(8));
     former.push("a", 1, Facts { deadline, ..online(1) }, now);
-    assert_eq!(former.next_wake(), Some(now + Duration::from_millis(4)));
+    assert_eq!(former.next_wake(now), Some(now + Duration::from_millis(4)));
 }
 
 #[test]

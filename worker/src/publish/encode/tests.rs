@@ -43,6 +43,7 @@ fn served() -> Arc<Served> {
         max_elements: 1 << 20,
         max_delay: Duration::ZERO,
         to_knee: false,
+        target: None,
         buckets: Vec::new(),
         meters: meters(),
     })

@@ -39,6 +39,7 @@ fn model() -> Arc<Served> {
         max_elements: usize::MAX,
         max_delay: Duration::ZERO,
         to_knee: false,
+        target: None,
         buckets: Vec::new(),
         meters: meters(),
     })

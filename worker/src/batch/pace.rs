@@ -1,0 +1,107 @@
+//! How much a batch may have: what throughput takes; and while online jobs come, not so many bulk jobs that they would wait for long.
+//! Pure.
+
+use std::time::{Duration, Instant};
+
+use super::cost::Cost;
+use super::knee::Knee;
+use crate::message::AHEAD;
+
+/// A run with bulk jobs may take one part in this many of the target: an online job that comes finds one run under way and others
+/// handed to the engine, and is in the next. One part is left for what scatters.
+const PARTS: u32 = AHEAD as u32 + 2;
+
+/// After an online job, others are expected for this long.
+const EXPECTED: Duration = Duration::from_secs(1);
+
+/// What the runs of a model taught, and what it is used for.
+#[derive(Debug)]
+pub struct Pace {
+    to_knee: bool,
+    target: Option<Duration>,
+    cost: Cost,
+    knee: Knee,
+    /// When the last online job came.
+    online: Option<Instant>,
+}
+
+impl Pace {
+    /// Nothing is known. `to_knee`: batches end at the knee. `target`: how soon online jobs are to be answered.
+    pub fn new(to_knee: bool, target: Option<Duration>) -> Self {
+        Self { to_knee, target, cost: Cost::default(), knee: Knee::default(), online: None }
+    }
+
+    /// Takes in what a run cost: so many elements of the largest input, those filled in included.
+    pub fn observe(&mut self, elements: usize, took: Duration) {
+        self.cost.observe(elements, took);
+        self.knee.observe(elements, took);
+    }
+
+    /// An online job came.
+    pub fn came(&mut self, now: Instant) {
+        self.online = Some(now);
+    }
+
+    /// What runs cost.
+    pub fn cost(&self) -> &Cost {
+        &self.cost
+    }
+
+    /// Elements that a batch ends at because more yield no more; nothing before the first run, or where that is not wanted.
+    pub fn knee(&self) -> Option<usize> {
+        self.knee.elements().filter(|_| self.to_knee)
+    }
+
+    /// Most elements of a batch, the `turn`th of the model. `online`: elements of the online jobs that wait. They are not held back:
+    /// in smaller runs the last of them would be answered no sooner.
+    pub fn most(&self, turn: u32, online: usize, now: Instant) -> usize {
+        let worth = if self.to_knee { self.knee.most(turn) } else { usize::MAX };
+        worth.min(self.beside_online(now).max(online))
+    }
+
+    /// Most elements of a run that online jobs can wait for, while some are expected.
+    fn beside_online(&self, now: Instant) -> usize {
+        let is_expected = self.online.is_some_and(|last| now.saturating_duration_since(last) < EXPECTED);
+        let target = self.target.filter(|_| is_expected);
+        target.map_or(usize::MAX, |target| self.cost.within(target / PARTS))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TARGET: Duration = Duration::from_millis(42);
+
+    /// A run costs 1 ms, and 1 ms for each element.
+    fn pace(to_knee: bool, target: Option<Duration>) -> Pace {
+        let mut pace = Pace::new(to_knee, target);
+        (1..30).for_each(|elements| pace.observe(elements, Duration::from_millis(1 + elements as u64)));
+        pace
+    }
+
+    #[test]
+    fn while_online_jobs_come_others_fill_no_long_run() {
+        let (mut pace, now) = (pace(false, Some(TARGET)), Instant::now());
+        assert_eq!(pace.most(1, 0, now), usize::MAX, "no online job came");
+        pace.came(now);
+        assert_eq!(pace.most(1, 0, now), 9, "a run of a quarter of 42 ms");
+        assert_eq!(pace.most(1, 50, now), 50, "these are online jobs themselves");
+        assert_eq!(pace.most(1, 0, now + EXPECTED), usize::MAX, "no more are expected");
+    }
+
+    #[test]
+    fn without_a_target_online_jobs_change_nothing() {
+        let (mut pace, now) = (pace(false, None), Instant::now());
+        pace.came(now);
+        assert_eq!((pace.most(1, 1, now), pace.knee()), (usize::MAX, None));
+    }
+
+    #[test]
+    fn the_knee_is_a_limit_where_it_is_wanted() {
+        let (mut pace, now) = (pace(true, Some(TARGET)), Instant::now());
+        assert_eq!((pace.most(1, 0, now), pace.knee()), (63, Some(31)), "twice the largest that was seen");
+        pace.came(now);
+        assert_eq!((pace.most(1, 0, now), pace.most(1, 100, now)), (9, 63));
+    }
+}
