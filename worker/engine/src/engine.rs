@@ -2,16 +2,28 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use crate::signature::Signature;
-use crate::tensor::HostTensor;
+use crate::tensor::{HostTensor, Layout};
+
+/// The inputs of a batch, still where they came from: an engine has them written into memory of its own, so that their bytes are
+/// copied once.
+pub trait Inputs {
+    /// How many there are: one for each input of the signature, in its order.
+    fn count(&self) -> usize;
+
+    /// What the input is to look like. All have the same number of rows, and each was checked against its spec.
+    fn layout(&self, index: usize) -> Layout;
+
+    /// Writes the input, as many bytes as its layout has.
+    fn write(&self, index: usize, into: &mut [u8]);
+}
 
 /// One loaded instance of a model. Lives and dies on one thread: it need not be [`Send`].
 pub trait Engine {
     /// Runs one batch.
     ///
-    /// The caller passes one tensor for each input of the signature, in its order, all with the same number of rows,
-    /// and each checked against its spec. Outputs come in the order of the signature. After any error but
-    /// [`RunError::DeviceLost`] the engine must be able to run the next batch.
-    fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError>;
+    /// Outputs come in the order of the signature. After any error but [`RunError::DeviceLost`] the engine must be able to run the
+    /// next batch.
+    fn run(&mut self, inputs: &dyn Inputs) -> Result<Vec<HostTensor>, RunError>;
 
     /// Gives memory that is kept for later back to the device. Called before a job that did not fit alone is tried a last
     /// time; slow, so never in the ordinary course.

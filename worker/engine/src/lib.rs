@@ -1,7 +1,7 @@
 //! What a model is to Gristmill: a signature, and something that runs batches of host tensors.
 //!
 //! This crate knows no libtorch and no wire format. A runtime (`gristmill-torch`) implements [`Load`] and [`Engine`];
-//! the worker stacks jobs into a batch with [`stack`], runs it, checks it with [`Signature::check_outputs`] and takes
+//! the worker has the rows of a batch's jobs written into the engine's memory by a [`Stack`], runs it, checks it with [`Signature::check_outputs`] and takes
 //! each job's rows out with [`split`].
 
 mod dtype;
@@ -12,7 +12,7 @@ mod signature;
 mod tensor;
 
 pub use dtype::Dtype;
-pub use engine::{Engine, Load, LoadError, ModelFile, ModelFormat, RunError};
-pub use rows::{Part, Share, split, stack};
+pub use engine::{Engine, Inputs, Load, LoadError, ModelFile, ModelFormat, RunError};
+pub use rows::{Part, Share, Stack, split};
 pub use signature::{InputSpec, Mismatch, OutputSpec, Pad, Signature};
-pub use tensor::{HostTensor, RowSlice};
+pub use tensor::{HostTensor, Layout, RowSlice};

@@ -5,10 +5,43 @@ use bytes::Bytes;
 use crate::dtype::Dtype;
 use crate::signature::Pad;
 
-/// Appends a job's share of an input, filled up along `pad.dim` to the batch's `tail`. `share`: the rows, their length and
+/// What is still to be written of an input.
+pub(crate) struct Rest<'a>(pub(crate) &'a mut [u8]);
+
+impl<'a> Rest<'a> {
+    /// The next so many bytes.
+    ///
+    /// # Panics
+    /// If there are fewer.
+    fn take(&mut self, count: usize) -> &'a mut [u8] {
+        let (next, rest) = std::mem::take(&mut self.0).split_at_mut(count);
+        self.0 = rest;
+        next
+    }
+
+    pub(crate) fn put(&mut self, bytes: &[u8]) {
+        self.take(bytes.len()).copy_from_slice(bytes);
+    }
+
+    fn repeat(&mut self, dtype: Dtype, value: f64, count: usize) {
+        let mut element = Vec::with_capacity(8);
+        dtype.write(value, &mut element);
+        let into = self.take(count * element.len());
+        match element.iter().all(|byte| *byte == 0) {
+            true => into.fill(0),
+            false => into.chunks_exact_mut(element.len()).for_each(|place| place.copy_from_slice(&element)),
+        }
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+/// Writes a job's share of an input, filled up along `pad.dim` to the batch's `tail`. `share`: the rows, their length and
 /// their bytes; without bytes the ones and zeros of a mask.
 pub(crate) fn fill(
-    out: &mut Vec<u8>,
+    out: &mut Rest<'_>,
     (dtype, pad): (Dtype, Pad),
     tail: &[usize],
     (rows, length, data): (usize, usize, Option<&Bytes>),
@@ -19,20 +52,11 @@ pub(crate) fn fill(
     let bytes = real * dtype.size();
     for at in 0..outer {
         match data {
-            Some(data) => out.extend_from_slice(&data[at * bytes..(at + 1) * bytes]),
-            None => repeat(out, dtype, 1.0, real),
+            Some(data) => out.put(&data[at * bytes..(at + 1) * bytes]),
+            None => out.repeat(dtype, 1.0, real),
         }
-        repeat(out, dtype, if pad.is_mask { 0.0 } else { pad.value }, missing);
+        out.repeat(dtype, if pad.is_mask { 0.0 } else { pad.value }, missing);
     }
-}
-
-fn repeat(out: &mut Vec<u8>, dtype: Dtype, value: f64, count: usize) {
-    let mut element = Vec::with_capacity(8);
-    dtype.write(value, &mut element);
-    if element.iter().all(|byte| *byte == 0) {
-        return out.resize(out.len() + count * element.len(), 0);
-    }
-    (0..count).for_each(|_| out.extend_from_slice(&element));
 }
 
 /// Cuts `rows` rows of `tail` down to `length` along one dimension.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::dtype::Dtype;
-use crate::pad::{crop, fill};
+use crate::engine::Inputs;
+use crate::pad::{Rest, crop, fill};
 use crate::signature::{OutputSpec, Signature};
-use crate::tensor::{HostTensor, RowSlice};
+use crate::tensor::{HostTensor, Layout, RowSlice};
 
 /// One job's share of a batch.
 #[derive(Debug, Clone)]
@@ -31,33 +32,49 @@ pub struct Share<'a> {
     pub wanted: Option<&'a [usize]>,
 }
 
-/// Puts the rows of `parts` behind each other, and fills up what is shorter than the batch: the one copy that tensor bytes make
-/// on their way in.
-///
-/// `tails` are the dimensions behind the rows, one entry for each input. The caller has checked every part against them.
-pub fn stack<'a>(
-    signature: &Signature,
-    tails: &[Vec<usize>],
-    parts: impl Iterator<Item = &'a Part> + Clone,
-) -> Vec<HostTensor> {
-    let rows = parts.clone().map(|part| part.rows).sum();
-    let of_input = |(index, spec): (usize, &crate::InputSpec)| {
-        let tail = &tails[index];
-        let shape: Vec<usize> = std::iter::once(rows).chain(tail.iter().copied()).collect();
-        let bytes = shape.iter().product::<usize>() * spec.dtype.size();
-        let mut data = Vec::with_capacity(bytes);
-        for part in parts.clone() {
+/// The rows of many jobs behind each other, with what is shorter than the batch filled up: the one copy that tensor bytes make on
+/// their way in is the one into the engine's memory.
+#[derive(Debug)]
+pub struct Stack<'a> {
+    signature: &'a Signature,
+    tails: &'a [Vec<usize>],
+    parts: Vec<&'a Part>,
+    rows: usize,
+}
+
+impl<'a> Stack<'a> {
+    /// Of these parts. `tails` are the dimensions behind the rows, one entry for each input; the caller has checked every part
+    /// against them.
+    pub fn new(signature: &'a Signature, tails: &'a [Vec<usize>], parts: impl Iterator<Item = &'a Part>) -> Self {
+        let parts: Vec<&Part> = parts.collect();
+        let rows = parts.iter().map(|part| part.rows).sum();
+        Self { signature, tails, parts, rows }
+    }
+}
+
+impl Inputs for Stack<'_> {
+    fn count(&self) -> usize {
+        self.signature.inputs.len()
+    }
+
+    fn layout(&self, index: usize) -> Layout {
+        let shape = std::iter::once(self.rows).chain(self.tails[index].iter().copied()).collect();
+        Layout { dtype: self.signature.inputs[index].dtype, shape }
+    }
+
+    fn write(&self, index: usize, into: &mut [u8]) {
+        let (spec, tail, mut rest) = (&self.signature.inputs[index], &self.tails[index], Rest(into));
+        for part in &self.parts {
             match (&part.inputs[index], spec.pad) {
                 (given, Some(pad)) if given.is_none() || part.length < tail[pad.dim] => {
-                    fill(&mut data, (spec.dtype, pad), tail, (part.rows, part.length, given.as_ref()));
+                    fill(&mut rest, (spec.dtype, pad), tail, (part.rows, part.length, given.as_ref()));
                 }
-                (given, _) => data.extend_from_slice(given.as_deref().unwrap_or_default()),
+                (given, _) => rest.put(given.as_deref().unwrap_or_default()),
             }
         }
-        debug_assert_eq!(data.len(), bytes, "every part was checked against its tail");
-        HostTensor { dtype: spec.dtype, shape, data }
-    };
-    signature.inputs.iter().enumerate().map(of_input).collect()
+        // What is behind would be whatever the memory was used for before.
+        assert!(rest.is_empty(), "every part was checked against its tail");
+    }
 }
 
 /// Takes each job's rows out of a batch's outputs: one entry for each of `shares`, in order. Copies only what has to be cut back
@@ -120,6 +137,11 @@ mod tests {
     use crate::signature::{InputSpec, Pad};
     use proptest::prelude::*;
 
+    fn stack(signature: &Signature, tails: &[Vec<usize>], parts: &[Part]) -> Vec<HostTensor> {
+        let stack = Stack::new(signature, tails, parts.iter());
+        (0..stack.count()).map(|index| HostTensor::of(&stack, index)).collect()
+    }
+
     fn signature(inputs: usize) -> Signature {
         let input = |i| InputSpec {
             name: format!("x{i}"),
@@ -151,7 +173,7 @@ mod tests {
                 .collect();
             let dims: Vec<Vec<usize>> = tails.iter().map(|&tail| vec![tail]).collect();
             let signature = signature(tails.len());
-            let batch = stack(&signature, &dims, parts.iter());
+            let batch = stack(&signature, &dims, &parts);
             prop_assert!(batch.iter().all(|tensor| tensor.rows() == rows.iter().sum()));
             // Every third job wants but one output, its last.
             let last = [tails.len() - 1];
@@ -198,7 +220,7 @@ mod tests {
             Part { rows: 2, length: 1, inputs: vec![Some(bytes(&[7, 8, 9, 10])), Some(bytes(&[1, 1]))] },
         ];
         let tails = signature.at_length(&[vec![2, 0], vec![0]], 3);
-        let batch = stack(&signature, &tails, parts.iter());
+        let batch = stack(&signature, &tails, &parts);
         assert_eq!(shorts(&batch[0].data), [1, 2, 3, 4, 5, 6, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10, -1, -1]);
         assert_eq!(shorts(&batch[1].data), [1, 1, 1, 1, 0, 0, 1, 0, 0]);
         let shares = parts.iter().map(|part| Share { rows: part.rows, length: part.length, wanted: None });

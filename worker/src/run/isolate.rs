@@ -1,12 +1,13 @@
 //! Runs batches and keeps faults from spreading: to batch-mates, to the next batch, to the process. What each fault leads
 //! to stands in one place, [`Isolator::run`].
 
+use std::cell::Cell;
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gristmill_engine::{Engine, HostTensor, LoadError, RunError, stack};
+use gristmill_engine::{Engine, HostTensor, Inputs, Layout, LoadError, RunError, Stack};
 use gristmill_schemas::ErrorCode;
 
 use super::answer::answers;
@@ -271,7 +272,7 @@ enum Next {
 struct Gone;
 
 impl Engine for Gone {
-    fn run(&mut self, _: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {
+    fn run(&mut self, _: &dyn Inputs) -> Result<Vec<HostTensor>, RunError> {
         Err(RunError::Failed("the instance is gone".into()))
     }
 }
@@ -285,10 +286,9 @@ impl Stop {
 /// Runs a batch. Returns when its inputs were stacked, too.
 fn forward(engine: &mut dyn Engine, batch: &Batch) -> (Result<Vec<HostTensor>, Fault>, Option<Instant>) {
     let signature = &batch.model.signature;
-    let mut stacked = None;
+    let stack = Stack::new(signature, &batch.tails, batch.jobs.iter().map(|job| &job.part));
+    let inputs = Timed { stack, written: Cell::new(None) };
     let run = || {
-        let inputs = stack(signature, &batch.tails, batch.jobs.iter().map(|job| &job.part));
-        stacked = Some(Instant::now());
         let outputs = engine.run(&inputs)?;
         let checked = signature.check_outputs(&outputs, batch.rows());
         checked.map_err(|mismatch| RunError::Failed(format!("the model's output {mismatch}")))?;
@@ -298,7 +298,28 @@ fn forward(engine: &mut dyn Engine, batch: &Batch) -> (Result<Vec<HostTensor>, F
         Ok(outputs) => outputs.map_err(Fault::Model),
         Err(_) => Err(Fault::Panic),
     };
-    (outputs, stacked)
+    (outputs, inputs.written.get())
+}
+
+/// Inputs that tell when the last of them was written.
+struct Timed<'a> {
+    stack: Stack<'a>,
+    written: Cell<Option<Instant>>,
+}
+
+impl Inputs for Timed<'_> {
+    fn count(&self) -> usize {
+        self.stack.count()
+    }
+
+    fn layout(&self, index: usize) -> Layout {
+        self.stack.layout(index)
+    }
+
+    fn write(&self, index: usize, into: &mut [u8]) {
+        self.stack.write(index, into);
+        self.written.set(Some(Instant::now()));
+    }
 }
 
 #[cfg(test)]

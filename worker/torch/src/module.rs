@@ -1,6 +1,6 @@
 use std::sync::Once;
 
-use gristmill_engine::{Engine, HostTensor, Load, LoadError, ModelFile, ModelFormat, OutputSpec, RunError};
+use gristmill_engine::{Engine, HostTensor, Inputs, Load, LoadError, ModelFile, ModelFormat, OutputSpec, RunError};
 use tch::{CModule, Device, IValue, TchError};
 
 use crate::accelerator::empty_cache;
@@ -59,11 +59,11 @@ struct Module {
 }
 
 impl Engine for Module {
-    fn run(&mut self, inputs: &[HostTensor]) -> Result<Vec<HostTensor>, RunError> {
+    fn run(&mut self, inputs: &dyn Inputs) -> Result<Vec<HostTensor>, RunError> {
         let _no_grad = tch::no_grad_guard();
         let forward = || {
-            let inputs: Vec<IValue> =
-                inputs.iter().map(|input| to_device(input, self.device)).collect::<Result<_, _>>()?;
+            let input = |index| to_device(inputs, index, self.device);
+            let inputs: Vec<IValue> = (0..inputs.count()).map(input).collect::<Result<_, _>>()?;
             self.module.forward_is(&inputs)
         };
         let value = forward().map_err(|error| run_error(&error, self.device))?;

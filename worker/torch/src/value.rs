@@ -1,6 +1,6 @@
-//! Host tensors into libtorch and what a model gave out of it.
+//! A batch's inputs into libtorch and what a model gave out of it.
 
-use gristmill_engine::{Dtype, HostTensor, OutputSpec, RunError};
+use gristmill_engine::{Dtype, HostTensor, Inputs, OutputSpec, RunError};
 use tch::{Device, IValue, Kind, TchError, Tensor};
 
 use crate::failure::run_error;
@@ -36,30 +36,29 @@ fn dtype(kind: Kind) -> Option<Dtype> {
     })
 }
 
-/// A host tensor as libtorch's own. Copies: a module may keep its input, or write into it, and a borrowed buffer would be
-/// read after it was freed.
-pub(crate) fn to_device(host: &HostTensor, device: Device) -> Result<IValue, TchError> {
-    let shape: Vec<i64> = host.shape.iter().map(|&dim| dim as i64).collect();
-    if host.data.len() != host.shape.iter().product::<usize>() * host.dtype.size() {
-        return Err(TchError::Shape(format!("{} bytes for a tensor of shape {shape:?}", host.data.len())));
+/// An input of a batch, written into a tensor of libtorch's own. Of each run's: a module may keep it, or write into it.
+pub(crate) fn to_device(inputs: &dyn Inputs, index: usize, device: Device) -> Result<IValue, TchError> {
+    let layout = inputs.layout(index);
+    let shape: Vec<i64> = layout.shape.iter().map(|&dim| dim as i64).collect();
+    let tensor = Tensor::f_empty(&shape, (kind(layout.dtype), Device::Cpu))?;
+    if let Some(start) = start(&tensor, layout.bytes())? {
+        // SAFETY: the tensor is new, contiguous and nobody else's, and has the bytes of its shape. They came out of a foreign
+        // allocator: whatever is in them, they are bytes.
+        #[allow(unsafe_code, reason = "the one way to write into a tensor without another copy")]
+        let bytes = unsafe { std::slice::from_raw_parts_mut(start, layout.bytes()) };
+        inputs.write(index, bytes);
     }
-    // Not by `from_data_size`, which clears first what it then overwrites.
-    let mut own = Tensor::f_empty(&shape, (kind(host.dtype), device))?;
-    // SAFETY: the buffer has the bytes of the shape, as checked, and outlives the view, which is only read, once.
-    #[allow(unsafe_code, reason = "the one way to look at foreign memory")]
-    let view =
-        unsafe { Tensor::f_from_blob(host.data.as_ptr(), &shape, &strides(&shape), kind(host.dtype), Device::Cpu)? };
-    own.f_copy_(&view)?;
-    Ok(IValue::Tensor(own))
+    Ok(IValue::Tensor(if device == Device::Cpu { tensor } else { tensor.f_to_device(device)? }))
 }
 
-/// Of a contiguous tensor, in elements.
-fn strides(shape: &[i64]) -> Vec<i64> {
-    let mut strides = vec![1; shape.len()];
-    for dim in (1..shape.len()).rev() {
-        strides[dim - 1] = strides[dim] * shape[dim];
+/// Where the elements of a tensor in host memory begin; nothing where there are none.
+fn start(tensor: &Tensor, bytes: usize) -> Result<Option<*mut u8>, TchError> {
+    let start = tensor.data_ptr().cast::<u8>();
+    match (bytes, start.is_null()) {
+        (0, _) => Ok(None),
+        (_, true) => Err(TchError::Shape(format!("a tensor of {bytes} bytes without memory"))),
+        (_, false) => Ok(Some(start)),
     }
-    strides
 }
 
 /// The tensors in what `forward` returned, in the order of the manifest's outputs.
@@ -102,16 +101,19 @@ fn name(value: &IValue) -> &'static str {
     }
 }
 
-/// Copies a tensor to the host.
+/// Copies a tensor to the host. A module may have kept it, and write into it again.
 pub(crate) fn to_host(tensor: Tensor, device: Device) -> Result<HostTensor, RunError> {
     let kind = tensor.kind();
     let dtype = dtype(kind).ok_or_else(|| RunError::Failed(format!("the model returned a tensor of {kind:?}")))?;
     let shape: Vec<usize> = tensor.size().into_iter().map(|dim| dim as usize).collect();
     let copy = || {
         let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
-        let mut data = vec![0; tensor.numel() * dtype.size()];
-        tensor.f_copy_data_u8(&mut data, tensor.numel())?;
-        Ok(data)
+        let bytes = tensor.numel() * dtype.size();
+        let Some(start) = start(&tensor, bytes)? else { return Ok(Vec::new()) };
+        // SAFETY: a contiguous tensor in host memory has the bytes of its shape from there on, and lives until they are copied.
+        #[allow(unsafe_code, reason = "tch copies into memory that has to be cleared first")]
+        let data = unsafe { std::slice::from_raw_parts(start, bytes) };
+        Ok(data.to_vec())
     };
     let data = copy().map_err(|error: TchError| run_error(&error, device))?;
     Ok(HostTensor { dtype, shape, data })
