@@ -163,12 +163,13 @@ impl Speed {
     }
 }
 
-/// The middle one.
+/// The middle one; of an even number, halfway between the two in the middle: either of them alone would lean to its side.
 ///
 /// # Panics
 /// If there is none.
 pub fn median(values: impl IntoIterator<Item = f64>) -> f64 {
     let mut values: Vec<f64> = values.into_iter().collect();
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    let above = values.len() / 2;
+    values[above].midpoint(values[(values.len() - 1) / 2])
 }
