@@ -43,9 +43,9 @@ impl Routes {
             Ok((model, checked, wanted))
         });
         match checked {
-            Ok((model, Checked { tails, part, elements }, wanted)) => {
+            Ok((model, Checked { tails, part }, wanted)) => {
                 let Job { envelope, deadline, is_suspect, .. } = job;
-                let job = RoutedJob { envelope, deadline, part, elements, wanted, is_suspect };
+                let job = RoutedJob { envelope, deadline, part, wanted, is_suspect };
                 Ok(Routed { model, tails, job })
             }
             Err(Refusal { model, code, message }) => {
@@ -93,8 +93,6 @@ struct Checked {
     /// Their dimensions behind the rows; 0 where the length stands.
     tails: Tails,
     part: Part,
-    /// Of the largest input.
-    elements: usize,
 }
 
 fn check(model: &Served, mut inputs: Vec<Input>, rows: usize) -> Result<Checked, Fault> {
@@ -105,7 +103,7 @@ fn check(model: &Served, mut inputs: Vec<Input>, rows: usize) -> Result<Checked,
     let specs = &model.signature.inputs;
     let mut tails = Vec::with_capacity(specs.len());
     let mut data = Vec::with_capacity(specs.len());
-    let (mut length, mut largest) = (None, 0);
+    let mut length = None;
     for spec in specs {
         let Some(found) = inputs.iter().position(|input| input.name == spec.name.as_bytes()) else {
             if spec.pad.is_some_and(|pad| pad.is_mask) {
@@ -119,7 +117,6 @@ fn check(model: &Served, mut inputs: Vec<Input>, rows: usize) -> Result<Checked,
         let input = inputs.swap_remove(found);
         check_input(spec, &input)?;
         let elements = input.shape.elements().unwrap_or(usize::MAX);
-        largest = largest.max(elements);
         if elements > model.max_elements {
             let (name, most) = (&spec.name, model.max_elements);
             return Err((ErrorCode::TooLarge, format!("input {name:?} has {elements} elements, the limit is {most}")));
@@ -135,7 +132,7 @@ fn check(model: &Served, mut inputs: Vec<Input>, rows: usize) -> Result<Checked,
         return Err(invalid(format!("the model has no input {:?}", String::from_utf8_lossy(&extra.name))));
     }
     let length = length.map_or(1, |(_, length)| length);
-    Ok(Checked { tails, part: Part { rows, length, inputs: data }, elements: largest })
+    Ok(Checked { tails, part: Part { rows, length, inputs: data } })
 }
 
 /// Inputs that are filled up have one length in a job. `known`: that of one of them, and whose it is.

@@ -114,8 +114,9 @@ pub struct Batching {
     pub max_delay_ms: u64,
     /// Whether batches end where more rows yield no more rows per second, which is learned; else only at the limits above.
     pub knee: bool,
-    /// How soon, in milliseconds, online jobs are to be answered once a worker has them: while some come, bulk jobs fill no run that
-    /// takes longer than a quarter of it, and the delay ends in time for a run. 0 for no such limit.
+    /// How soon, in milliseconds, online jobs are to be answered once a worker has them: while some come, bulk jobs share no run that
+    /// is expected to take longer than a quarter of it (a job is not taken apart, and a run's own cost remains), and a delay that is
+    /// shorter ends in time for a run. 0 for no such limit.
     pub target_ms: u64,
     /// Lengths that jobs are filled up to, ascending; where there are none, and an input is a mask, that of the longest in a batch.
     pub buckets: Vec<usize>,

@@ -89,7 +89,7 @@ table! {
     BATCH_LIMIT: "gristmill.batch.limit", Gauge, "{row}", M,
         "Most rows of a batch at present: the package's limit, or the lowest ceiling learned from lacks of memory.";
     BATCH_KNEE: "gristmill.batch.knee", Gauge, "{element}", M,
-        "Elements of the largest input, padding included, that batches end at since more yield no more a second. Learned from the runs.";
+        "Elements of the largest input, padding included, that batches end at: more yield no more a second. Twice the largest that ran, where that may not be enough.";
     BATCH_COST_RUN: "gristmill.batch.cost.run", Gauge, "s", M,
         "What a run costs however small it is, from stacking to splitting, by a line through the latest runs.";
     BATCH_COST_ELEMENT: "gristmill.batch.cost.element", Gauge, "s", M,

@@ -1,8 +1,8 @@
 //! What a model is to Gristmill: a signature, and something that runs batches of host tensors.
 //!
 //! This crate knows no libtorch and no wire format. A runtime (`gristmill-torch`) implements [`Load`] and [`Engine`];
-//! the worker has the rows of a batch's jobs written into the engine's memory by a [`Stack`], runs it, checks it with [`Signature::check_outputs`] and takes
-//! each job's rows out with [`split`].
+//! the worker has the rows of a batch's jobs written into the engine's memory by a [`Stack`], runs it, checks it with
+//! [`Signature::check_outputs`] and takes each job's rows out with [`split`].
 
 mod dtype;
 mod engine;

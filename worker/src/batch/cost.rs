@@ -14,12 +14,15 @@ pub struct Cost {
     seconds: f64,
     elements_squared: f64,
     product: f64,
+    /// The largest of the latest runs, fading as they do.
+    largest: f64,
 }
 
 impl Cost {
     /// Takes in a run of so many elements of the largest input, those filled in included.
     pub fn observe(&mut self, elements: usize, took: Duration) {
         let (x, y) = (elements as f64, took.as_secs_f64());
+        self.largest = x.max(self.largest * MEMORY);
         let sums =
             [&mut self.weight, &mut self.elements, &mut self.seconds, &mut self.elements_squared, &mut self.product];
         for (sum, value) in sums.into_iter().zip([1.0, x, y, x * x, x * y]) {
@@ -29,14 +32,19 @@ impl Cost {
 
     /// Seconds of a run itself, and of each element. Runs of one size alone do not tell them apart: then all is the elements'.
     pub fn line(&self) -> [f64; 2] {
-        let spread = self.weight * self.elements_squared - self.elements * self.elements;
-        if spread <= 1e-6 * self.weight * self.elements_squared {
+        let Some(slope) = self.slope() else {
             let each = if self.elements > 0.0 { self.seconds / self.elements } else { 0.0 };
             return [0.0, each];
-        }
-        let slope = (self.weight * self.product - self.elements * self.seconds) / spread;
+        };
         let slope = slope.clamp(0.0, self.seconds / self.elements);
         [((self.seconds - slope * self.elements) / self.weight).max(0.0), slope]
+    }
+
+    /// Seconds that each element adds, as the runs have it, noise and all; nothing where all were of one size.
+    fn slope(&self) -> Option<f64> {
+        let spread = self.weight * self.elements_squared - self.elements * self.elements;
+        let is_told = spread > 1e-6 * self.weight * self.elements_squared;
+        is_told.then(|| (self.weight * self.product - self.elements * self.seconds) / spread)
     }
 
     /// How long a run of so many elements will take; nothing where none has been seen.
@@ -46,17 +54,25 @@ impl Cost {
     }
 
     /// How many elements a run of this time has. Where a run itself takes most of it, as many as double what it takes: fewer would
-    /// save less than they cost.
+    /// save less than they cost. Never more than twice the largest of the latest runs: a line says little of what lies far off.
     pub fn within(&self, time: Duration) -> usize {
         let [own, each] = self.line();
+        let elements = match self.slope() {
+            _ if self.weight == 0.0 => f64::INFINITY,
+            // Another size tells what a run costs itself.
+            None => 2.0 * self.largest,
+            // Noise: more elements never take less time.
+            Some(slope) if slope <= 0.0 => self.largest,
+            Some(_) => ((time.as_secs_f64() - own).max(own) / each).min(2.0 * self.largest),
+        };
         // A cast of a float saturates.
-        if each > 0.0 { ((time.as_secs_f64() - own).max(own) / each) as usize } else { usize::MAX }
+        elements as usize
     }
 
     /// How many elements may be filled in to save a run.
     pub fn worth(&self) -> usize {
         let [own, each] = self.line();
-        // Half of it: what is saved has to be more than what is spent.
+        // Half of it: what is saved has to be more than what is spent. A cast of a float saturates.
         if each > 0.0 { (own / each / 2.0) as usize } else { 0 }
     }
 }
@@ -84,7 +100,8 @@ mod tests {
         (1..20).for_each(|n| run(&mut cost, n * 10, 500, 3));
         assert_eq!((micros(&cost), cost.worth()), ([500, 3], 83));
         assert_eq!(cost.estimate(1000).as_micros(), 3500);
-        assert_eq!([3501, 800, 1].map(|micros| cost.within(Duration::from_micros(micros))), [1000, 166, 166]);
+        assert_eq!([1001, 800, 1].map(|micros| cost.within(Duration::from_micros(micros))), [167, 166, 166]);
+        assert_eq!(cost.within(Duration::from_secs(1)), 380, "twice the largest run");
     }
 
     #[test]
@@ -92,6 +109,9 @@ mod tests {
         let mut cost = Cost::default();
         (0..20).for_each(|_| run(&mut cost, 100, 500, 5));
         assert_eq!((micros(&cost), cost.worth()), ([0, 10], 0));
+        assert_eq!(cost.within(Duration::from_micros(1)), 200, "another size has to be tried");
+        run(&mut cost, 200, 500, 0);
+        assert_eq!(cost.within(Duration::from_secs(1)), 200, "that more take less time is noise");
     }
 
     #[test]

@@ -14,9 +14,10 @@ const FILLING: usize = 10;
 
 /// Takes the next batch out of a queue. `worth`: filling of this many elements costs no more than another run does.
 pub(super) fn fill<J>(queue: &mut Queue<J>, limits: &Limits, order: [Lane; 2], worth: usize) -> Vec<Waiting<J>> {
-    let mut room = Room { limits: *limits, worth, rows: 0, length: 0, units: 0, real: 0 };
+    let mut room = Room { limits: *limits, worth, rows: 0, length: 0, step: 0, fixed: 0, real: 0 };
     let mut taken = Vec::new();
     for lane in order {
+        room.limits.max_elements = [limits.max_elements, limits.bulk_elements][lane as usize];
         let jobs = &mut queue.lanes[lane as usize];
         while let Some(length) = next(jobs, &room) {
             let Some(waiting) = jobs.pop(length) else { break };
@@ -48,9 +49,11 @@ struct Room {
     rows: usize,
     /// Of its longest job.
     length: usize,
-    /// Elements of the largest input of all jobs, for each step of length.
-    units: usize,
-    /// Elements that came from jobs.
+    /// Of the largest input that is filled up, elements of all jobs for each step of length.
+    step: usize,
+    /// Of the largest other input, elements of all jobs.
+    fixed: usize,
+    /// Of the largest input that is filled up, elements that came from jobs.
     real: usize,
 }
 
@@ -61,14 +64,14 @@ impl Room {
 
     /// Elements with those that are filled in, if this job joined.
     fn padded(&self, facts: &Facts) -> usize {
-        self.units.saturating_add(units(facts)).saturating_mul(self.length.max(facts.length))
+        self.step.saturating_add(facts.step).saturating_mul(self.length.max(facts.length))
     }
 
     fn fits(&self, facts: &Facts) -> bool {
         let padded = self.padded(facts);
-        let filling = padded - self.real.saturating_add(facts.elements).min(padded);
+        let filling = padded - self.real.saturating_add(real(facts)).min(padded);
         self.rows + facts.rows <= self.limits.max_rows
-            && padded <= self.limits.max_elements
+            && padded.max(self.fixed.saturating_add(facts.fixed)) <= self.limits.max_elements
             && filling <= self.worth.max(padded / FILLING)
     }
 
@@ -86,13 +89,14 @@ impl Room {
     fn admit(&mut self, facts: &Facts) {
         self.rows += facts.rows;
         self.length = self.length.max(facts.length);
-        self.units = self.units.saturating_add(units(facts));
-        self.real = self.real.saturating_add(facts.elements);
+        self.step = self.step.saturating_add(facts.step);
+        self.fixed = self.fixed.saturating_add(facts.fixed);
+        self.real = self.real.saturating_add(real(facts));
     }
 }
 
-fn units(facts: &Facts) -> usize {
-    facts.elements.div_ceil(facts.length.max(1))
+fn real(facts: &Facts) -> usize {
+    facts.step.saturating_mul(facts.length)
 }
 
 #[cfg(test)]
@@ -103,13 +107,14 @@ mod tests {
     const LIMITS: Limits = Limits {
         max_rows: 32,
         max_elements: usize::MAX,
+        bulk_elements: usize::MAX,
         max_delay: std::time::Duration::ZERO,
-        to_knee: false,
         target: None,
     };
 
     fn facts(length: usize) -> Facts {
-        Facts { lane: Lane::Online, rows: 1, length, elements: length, deadline: None, is_last: false, suspect: None }
+        let (lane, deadline, suspect) = (Lane::Online, None, None);
+        Facts { lane, rows: 1, length, step: 1, fixed: 0, deadline, is_last: false, suspect }
     }
 
     fn queue(lengths: impl IntoIterator<Item = usize>) -> Queue<usize> {
@@ -167,5 +172,28 @@ mod tests {
         let mut queue = queue([10, 10, 11, 11]);
         let limits = Limits { max_elements: 32, ..LIMITS };
         assert_eq!(take(&mut queue, &limits, 100), [10, 10], "three of 11 are 33");
+    }
+
+    #[test]
+    fn an_input_that_is_not_filled_up_counts_as_it_is() {
+        let (mut queue, since) = (Queue::default(), Instant::now());
+        let features = |length| Facts { fixed: 2048, ..facts(length) };
+        [16, 77, 60].into_iter().for_each(|job| queue.push(Waiting { job, facts: features(job), since }));
+        let limits = Limits { max_elements: 3 * 2048, ..LIMITS };
+        assert_eq!(take(&mut queue, &limits, 1000).len(), 3);
+    }
+
+    #[test]
+    fn bulk_jobs_have_a_limit_of_their_own_and_online_jobs_none_of_theirs() {
+        let mut queue = queue([10; 8]);
+        let bulk = Facts { lane: Lane::Bulk, ..facts(10) };
+        (0..8).for_each(|_| queue.push(Waiting { job: 10, facts: bulk, since: Instant::now() }));
+        let limits = Limits { bulk_elements: 40, ..LIMITS };
+        let lanes = |batch: Vec<Waiting<usize>>| {
+            Lane::ALL.map(|lane| batch.iter().filter(|waiting| waiting.facts.lane == lane).count())
+        };
+        let mut take = |order| lanes(fill(&mut queue, &limits, order, 0));
+        assert_eq!(take([Lane::Bulk, Lane::Online]), [8, 4], "online jobs do not wait for their turn behind it");
+        assert_eq!(take(Lane::ALL), [0, 4]);
     }
 }

@@ -18,8 +18,8 @@ use super::pace::Pace;
 use super::queue::{Queue, Waiting};
 use crate::telemetry::CloseReason;
 
-/// One batch in this many starts with the bulk lane, if bulk jobs wait: bulk keeps an eighth of the engine under any
-/// online load.
+/// One batch in this many starts with the bulk lane, if bulk jobs wait: bulk keeps an eighth of the batches under any online
+/// load.
 const BULK_FLOOR: u32 = 8;
 
 /// One batch in this many is a suspect's, if one waits beside other jobs.
@@ -32,10 +32,10 @@ pub struct Limits {
     pub max_rows: usize,
     /// Most elements of the largest input.
     pub max_elements: usize,
+    /// Most elements of a batch that bulk jobs are to join: beside online jobs, which would wait for it.
+    pub bulk_elements: usize,
     /// How long an idle engine waits for a fuller batch; zero takes what is there.
     pub max_delay: Duration,
-    /// Batches end at the knee of throughput.
-    pub to_knee: bool,
     /// How soon online jobs are to be answered.
     pub target: Option<Duration>,
 }
@@ -43,7 +43,9 @@ pub struct Limits {
 impl Limits {
     /// Most rows of a batch whose rows are like these.
     fn rows_like<'a>(&self, jobs: impl Iterator<Item = &'a Facts>) -> usize {
-        let add = |(rows, elements): (usize, usize), facts: &Facts| (rows + facts.rows, elements + facts.elements);
+        let add = |(rows, elements): (usize, usize), facts: &Facts| {
+            (rows + facts.rows, elements.saturating_add(facts.elements()))
+        };
         let (rows, elements) = jobs.fold((0, 0), add);
         let each = elements.div_ceil(rows.max(1)).max(1);
         self.max_rows.min(self.max_elements / each).max(rows)
@@ -59,14 +61,23 @@ pub struct Facts {
     pub rows: usize,
     /// Its length, where it can be filled up to that of its mates; else the same for all.
     pub length: usize,
-    /// Elements of its largest input.
-    pub elements: usize,
+    /// Elements of its largest input that can be filled up, for each step of length; 0 where there is none.
+    pub step: usize,
+    /// Elements of its largest other input.
+    pub fixed: usize,
     /// When its answer stops being of use.
     pub deadline: Option<Instant>,
     /// No job waited behind it in the stream: there is nothing to wait for.
     pub is_last: bool,
     /// It may kill a worker: it runs alone, lower ranks first.
     pub suspect: Option<u64>,
+}
+
+impl Facts {
+    /// Elements of its largest input at its own length.
+    pub fn elements(&self) -> usize {
+        self.fixed.max(self.step.saturating_mul(self.length))
+    }
 }
 
 /// A batch: its shape, its jobs, and why it was closed.
@@ -98,9 +109,10 @@ pub struct Former<K, J> {
 
 impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// Nothing waits.
-    pub fn new(limits: Limits) -> Self {
+    /// `to_knee`: batches end at the knee of throughput.
+    pub fn new(limits: Limits, to_knee: bool) -> Self {
         let (queues, suspects, ceilings) = (HashMap::new(), VecDeque::new(), Ceilings::new(limits.max_rows));
-        let pace = Pace::new(limits.to_knee, limits.target);
+        let pace = Pace::new(to_knee, limits.target);
         Self { limits, queues, suspects, ceilings, pace, batches: 0, waiting: [0; 2] }
     }
 
@@ -172,7 +184,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// them is not to be lost with them.
     pub fn take_full(&mut self, now: Instant) -> Option<Closed<K, J>> {
         let bulk_first = self.is_bulk_first();
-        let full = self.queues.iter().filter(|(key, queue)| queue.is_full(&self.limits_of(key, queue, now)));
+        let full = self.queues.iter().filter(|(key, queue)| queue.is_full(&self.limits_of(key, now)));
         let key = full.min_by_key(|(_, queue)| queue.rank(bulk_first)).map(|(key, _)| key.clone())?;
         let batch = self.fill(key, bulk_first, now);
         self.batches = self.batches.wrapping_add(1);
@@ -184,13 +196,13 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     }
 
     fn due(&self, key: &K, queue: &Queue<J>, now: Instant) -> Instant {
-        queue.due(&self.limits_of(key, queue, now), self.pace.cost().estimate(queue.elements()))
+        queue.due(&self.limits_of(key, now), self.pace.cost().estimate(queue.elements()))
     }
 
-    fn limits_of(&self, key: &K, queue: &Queue<J>, now: Instant) -> Limits {
-        let most = self.pace.most(self.batches, queue.elements[Lane::Online as usize], now);
-        let max_elements = most.min(self.limits.max_elements);
-        Limits { max_rows: self.ceilings.max_rows(key), max_elements, ..self.limits }
+    fn limits_of(&self, key: &K, now: Instant) -> Limits {
+        let max_elements = self.pace.most(self.batches).min(self.limits.max_elements);
+        let bulk_elements = self.pace.beside_online(now).min(max_elements);
+        Limits { max_rows: self.ceilings.max_rows(key), max_elements, bulk_elements, ..self.limits }
     }
 
     fn take_suspect(&mut self) -> Option<Closed<K, J>> {
@@ -203,7 +215,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// Takes what fits into one batch out of a queue.
     fn fill(&mut self, key: K, bulk_first: bool, now: Instant) -> Closed<K, J> {
         let mut queue = self.queues.remove(&key).expect("the key was found in the queues");
-        let limits = self.limits_of(&key, &queue, now);
+        let limits = self.limits_of(&key, now);
         let reason = queue.reason(&limits, now);
         let order = if bulk_first { [Lane::Bulk, Lane::Online] } else { Lane::ALL };
         let taken = fill(&mut queue, &limits, order, self.pace.cost().worth());

@@ -47,20 +47,19 @@ impl Pace {
         &self.cost
     }
 
-    /// Elements that a batch ends at because more yield no more; nothing before the first run, or where that is not wanted.
+    /// Elements that a batch ends at by what runs yield; nothing before the first run, or where that is not wanted.
     pub fn knee(&self) -> Option<usize> {
         self.knee.elements().filter(|_| self.to_knee)
     }
 
-    /// Most elements of a batch, the `turn`th of the model. `online`: elements of the online jobs that wait. They are not held back:
-    /// in smaller runs the last of them would be answered no sooner.
-    pub fn most(&self, turn: u32, online: usize, now: Instant) -> usize {
-        let worth = if self.to_knee { self.knee.most(turn) } else { usize::MAX };
-        worth.min(self.beside_online(now).max(online))
+    /// Most elements of a batch, the `turn`th of the model.
+    pub fn most(&self, turn: u32) -> usize {
+        if self.to_knee { self.knee.most(turn) } else { usize::MAX }
     }
 
-    /// Most elements of a run that online jobs can wait for, while some are expected.
-    fn beside_online(&self, now: Instant) -> usize {
+    /// Most elements of a batch that bulk jobs join: while online jobs are expected, of a run that these can wait for. They themselves
+    /// are not held back: in smaller runs the last of them would be answered no sooner.
+    pub fn beside_online(&self, now: Instant) -> usize {
         let is_expected = self.online.is_some_and(|last| now.saturating_duration_since(last) < EXPECTED);
         let target = self.target.filter(|_| is_expected);
         target.map_or(usize::MAX, |target| self.cost.within(target / PARTS))
@@ -83,25 +82,22 @@ mod tests {
     #[test]
     fn while_online_jobs_come_others_fill_no_long_run() {
         let (mut pace, now) = (pace(false, Some(TARGET)), Instant::now());
-        assert_eq!(pace.most(1, 0, now), usize::MAX, "no online job came");
+        assert_eq!(pace.beside_online(now), usize::MAX, "no online job came");
         pace.came(now);
-        assert_eq!(pace.most(1, 0, now), 9, "a run of a quarter of 42 ms");
-        assert_eq!(pace.most(1, 50, now), 50, "these are online jobs themselves");
-        assert_eq!(pace.most(1, 0, now + EXPECTED), usize::MAX, "no more are expected");
+        assert_eq!(pace.beside_online(now), 9, "a run of a quarter of 42 ms");
+        assert_eq!(pace.beside_online(now + EXPECTED), usize::MAX, "no more are expected");
     }
 
     #[test]
     fn without_a_target_online_jobs_change_nothing() {
         let (mut pace, now) = (pace(false, None), Instant::now());
         pace.came(now);
-        assert_eq!((pace.most(1, 1, now), pace.knee()), (usize::MAX, None));
+        assert_eq!((pace.beside_online(now), pace.most(1), pace.knee()), (usize::MAX, usize::MAX, None));
     }
 
     #[test]
     fn the_knee_is_a_limit_where_it_is_wanted() {
-        let (mut pace, now) = (pace(true, Some(TARGET)), Instant::now());
-        assert_eq!((pace.most(1, 0, now), pace.knee()), (63, Some(31)), "twice the largest that was seen");
-        pace.came(now);
-        assert_eq!((pace.most(1, 0, now), pace.most(1, 100, now)), (9, 63));
+        let pace = pace(true, None);
+        assert_eq!((pace.most(2), pace.knee()), (64, Some(64)), "twice the largest that was seen");
     }
 }

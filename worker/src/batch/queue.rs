@@ -17,6 +17,7 @@ pub(super) struct Jobs<J>(BTreeMap<usize, VecDeque<Waiting<J>>>);
 pub(super) struct Queue<J> {
     pub(super) lanes: [Jobs<J>; 2],
     pub(super) rows: usize,
+    jobs: usize,
     /// Of each lane.
     pub(super) elements: [usize; 2],
     /// The stream ran empty behind one of these jobs.
@@ -90,7 +91,7 @@ impl<J> Jobs<J> {
 impl<J> Default for Queue<J> {
     fn default() -> Self {
         let lanes = [Jobs(BTreeMap::new()), Jobs(BTreeMap::new())];
-        Self { lanes, rows: 0, elements: [0; 2], is_closing: false, deadline: None, halfway: None }
+        Self { lanes, rows: 0, jobs: 0, elements: [0; 2], is_closing: false, deadline: None, halfway: None }
     }
 }
 
@@ -105,10 +106,13 @@ impl<J> Queue<J> {
         self.lanes[lane as usize].oldest().map(|(_, since)| since)
     }
 
-    /// Whether there is enough for a whole batch: another row of the usual size would not fit.
+    /// Whether there is enough for a whole batch: another job of the usual size would not fit.
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
-        let (elements, rows) = (self.elements(), self.rows.max(1));
-        rows >= limits.max_rows || elements.saturating_add(elements / rows) > limits.max_elements
+        let jobs = self.jobs.max(1);
+        let with_one_more = |sum: usize| sum.saturating_add(sum / jobs);
+        let [online, bulk] = self.elements.map(with_one_more);
+        let most = if online == 0 { limits.bulk_elements } else { limits.max_elements };
+        with_one_more(self.rows) > limits.max_rows || online.saturating_add(bulk) > most
     }
 
     /// Of both lanes.
@@ -123,7 +127,7 @@ impl<J> Queue<J> {
             return oldest;
         }
         // A job leaves the model at least half the time it had left on arrival, and twice what a run takes: runs scatter.
-        // A delay that is longer than the target is meant to be.
+        // Whoever sets a longer delay than the target wants company more than haste.
         let target = limits.target.filter(|target| *target > limits.max_delay);
         let aim = self.oldest_in(Lane::Online).zip(target).map(|(since, target)| since + target);
         let soonest = self.deadline.into_iter().chain(aim).min();
@@ -147,8 +151,9 @@ impl<J> Queue<J> {
     /// Takes a job in.
     pub(super) fn push(&mut self, waiting: Waiting<J>) {
         self.rows += waiting.facts.rows;
+        self.jobs += 1;
         let elements = &mut self.elements[waiting.facts.lane as usize];
-        *elements = elements.saturating_add(waiting.facts.elements);
+        *elements = elements.saturating_add(waiting.facts.elements());
         self.is_closing |= waiting.facts.is_last;
         self.note(waiting.facts.deadline, waiting.since);
         self.lanes[waiting.facts.lane as usize].push(waiting);
@@ -157,8 +162,9 @@ impl<J> Queue<J> {
     /// A job has left.
     pub(super) fn remove(&mut self, facts: &Facts) {
         self.rows -= facts.rows;
+        self.jobs -= 1;
         let elements = &mut self.elements[facts.lane as usize];
-        *elements = elements.saturating_sub(facts.elements);
+        *elements = elements.saturating_sub(facts.elements());
     }
 
     /// Takes out the jobs whose deadline has passed.

@@ -46,7 +46,8 @@ struct Slot {
 impl Line {
     fn new(model: &Served) -> Self {
         let Served { max_rows, max_elements, max_delay, to_knee, target, .. } = *model;
-        let former = Former::new(Limits { max_rows, max_elements, max_delay, to_knee, target });
+        let limits = Limits { max_rows, max_elements, bulk_elements: max_elements, max_delay, target };
+        let former = Former::new(limits, to_knee);
         Self { former, engines: BTreeMap::new() }
     }
 }
@@ -91,12 +92,13 @@ impl Batcher {
         match routes.route(job) {
             Ok(Routed { model, tails, mut job }) => {
                 job.envelope.marks.queued = Some(now);
-                let (own, length) = (job.part.length, model.padded_length(job.part.length));
+                let [step, fixed] = model.row_elements(&tails).map(|each| each.saturating_mul(job.part.rows));
                 let facts = Facts {
                     lane: consumer.lane,
                     rows: job.part.rows,
-                    length,
-                    elements: job.elements.saturating_mul(length) / own.max(1),
+                    length: model.padded_length(job.part.length),
+                    step,
+                    fixed,
                     deadline: job.deadline,
                     is_last: job.envelope.origin.pending == 0,
                     suspect: job.is_suspect.then(|| rank(&job.envelope.origin)),

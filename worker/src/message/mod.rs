@@ -201,6 +201,18 @@ impl Served {
         self.buckets.iter().copied().find(|bucket| *bucket >= length).unwrap_or(length)
     }
 
+    /// Elements of a row: of the largest input that is filled up, for each step of its length, and of the largest that is not.
+    pub fn row_elements(&self, tails: &Tails) -> [usize; 2] {
+        let mut largest = [0; 2];
+        for (tail, spec) in tails.iter().zip(&self.signature.inputs) {
+            let fixed = tail.iter().enumerate().filter(|(dim, _)| spec.pad.is_none_or(|pad| pad.dim != *dim));
+            let elements = fixed.fold(1usize, |product, (_, size)| product.saturating_mul(*size));
+            let of_kind = &mut largest[usize::from(spec.pad.is_none())];
+            *of_kind = elements.max(*of_kind);
+        }
+        largest
+    }
+
     /// Which model, as attributes of spans.
     pub fn attributes(&self) -> [KeyValue; 2] {
         self.meters.attributes.clone()
@@ -216,8 +228,6 @@ pub struct RoutedJob {
     pub deadline: Option<Instant>,
     /// Its rows, inputs in the order of the signature.
     pub part: Part,
-    /// Elements of its largest input.
-    pub elements: usize,
     /// Indices of the outputs wanted, in the order wanted; `None` for all.
     pub wanted: Option<Vec<usize>>,
     /// It may kill a worker: it runs alone.

@@ -51,9 +51,11 @@ impl Lap {
 
 /// How long it took from stacking to splitting, if there was one run and it did not fail.
 pub(super) fn whole_run(laps: &[Lap]) -> Option<Duration> {
-    let mut runs = laps.iter().filter(|lap| lap.phase == Phase::Device);
-    runs.next().filter(|run| run.error.is_none())?;
-    let [[began, _], [_, ended]] = [laps.first()?.interval, laps.last()?.interval];
+    let mut runs = laps.iter().enumerate().filter(|(_, lap)| lap.phase == Phase::Device);
+    let (run, _) = runs.next().filter(|(_, run)| run.error.is_none())?;
+    // Stacking stands before it. What stands before that, an attempt that did not get so far, is not the run's.
+    let [began, _] = laps[run.checked_sub(1)?].interval;
+    let [_, ended] = laps.last()?.interval;
     runs.next().is_none().then(|| ended.saturating_duration_since(began))
 }
 

@@ -134,7 +134,7 @@ pub struct ModelMeters {
     pub limit: AtomicUsize,
     /// Seconds that a run costs, and each element, as bits of floats. Written by the batch task.
     pub cost: [AtomicU64; 2],
-    /// Elements that a batch ends at because more yield no more; 0 before that is known. Written by the batch task.
+    /// Elements that a batch ends at by what runs yield; 0 before that is known. Written by the batch task.
     pub knee: AtomicUsize,
     /// The clocks of its instances. Taken when an instance starts and when metrics are collected.
     pub(super) clocks: Mutex<Vec<Arc<RunClock>>>,

@@ -1,13 +1,13 @@
 use std::sync::Once;
 
 use gristmill_engine::{Engine, HostTensor, Inputs, Load, LoadError, ModelFile, ModelFormat, OutputSpec, RunError};
-use tch::{CModule, Device, IValue, TchError};
+use tch::{CModule, Device, IValue, TchError, Tensor};
 
 use crate::accelerator::empty_cache;
 use crate::device::{DeviceError, DeviceSetting};
 use crate::failure::run_error;
 use crate::text::essence;
-use crate::value::{outputs, to_device, to_host};
+use crate::value::{outputs, to_host, written};
 
 /// Loads TorchScript modules onto one device.
 pub struct TorchLoader {
@@ -62,8 +62,12 @@ impl Engine for Module {
     fn run(&mut self, inputs: &dyn Inputs) -> Result<Vec<HostTensor>, RunError> {
         let _no_grad = tch::no_grad_guard();
         let forward = || {
-            let input = |index| to_device(inputs, index, self.device);
-            let inputs: Vec<IValue> = (0..inputs.count()).map(input).collect::<Result<_, _>>()?;
+            // All are written before the first is moved: writing is told from running by the last one written.
+            let inputs: Vec<Tensor> = (0..inputs.count()).map(|at| written(inputs, at)).collect::<Result<_, _>>()?;
+            let moved =
+                |input: Tensor| if self.device == Device::Cpu { Ok(input) } else { input.f_to_device(self.device) };
+            let inputs = inputs.into_iter().map(|input| moved(input).map(IValue::Tensor));
+            let inputs: Vec<IValue> = inputs.collect::<Result<_, _>>()?;
             self.module.forward_is(&inputs)
         };
         let value = forward().map_err(|error| run_error(&error, self.device))?;

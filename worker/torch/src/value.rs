@@ -36,8 +36,9 @@ fn dtype(kind: Kind) -> Option<Dtype> {
     })
 }
 
-/// An input of a batch, written into a tensor of libtorch's own. Of each run's: a module may keep it, or write into it.
-pub(crate) fn to_device(inputs: &dyn Inputs, index: usize, device: Device) -> Result<IValue, TchError> {
+/// An input of a batch, written into a tensor of libtorch's own in host memory, a new one for each run: a module may keep it, or
+/// write into it.
+pub(crate) fn written(inputs: &dyn Inputs, index: usize) -> Result<Tensor, TchError> {
     let layout = inputs.layout(index);
     let shape: Vec<i64> = layout.shape.iter().map(|&dim| dim as i64).collect();
     let tensor = Tensor::f_empty(&shape, (kind(layout.dtype), Device::Cpu))?;
@@ -48,7 +49,7 @@ pub(crate) fn to_device(inputs: &dyn Inputs, index: usize, device: Device) -> Re
         let bytes = unsafe { std::slice::from_raw_parts_mut(start, layout.bytes()) };
         inputs.write(index, bytes);
     }
-    Ok(IValue::Tensor(if device == Device::Cpu { tensor } else { tensor.f_to_device(device)? }))
+    Ok(tensor)
 }
 
 /// Where the elements of a tensor in host memory begin; nothing where there are none.

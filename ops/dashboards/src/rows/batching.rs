@@ -70,8 +70,9 @@ fn knee() -> Panel {
     Panel::lines(
         "Elements that batches end at",
         Unit::Count,
-        "Of the largest input, padding included: where a worker finds that larger batches yield no more rows a second. It \
-         tries sizes beside that from time to time. At the package's limits: raise those, larger batches may yield more.",
+        "Of the largest input, padding included: where a worker finds that larger batches yield no more rows a second, or \
+         twice the largest that ran. It tries sizes beside that from time to time. Above the package's limits: raise those, \
+         larger batches may yield more.",
     )
     .query(Series::of(metric::BATCH_KNEE).now().max(&[a::MODEL]), legend(&[a::MODEL]))
 }
@@ -81,8 +82,8 @@ fn cost() -> Panel {
     Panel::lines(
         "What a run costs",
         Unit::Seconds,
-        "However small it is, and for each element of its largest input, from stacking to splitting: a line through the latest runs. Where jobs of \
-         different lengths share batches, more is filled up where the first is high.",
+        "However small it is, and for each element of its largest input, from stacking to splitting: a line through the \
+         latest runs. Where jobs of different lengths share batches, more is filled up where the first is high.",
     )
     .query(of(metric::BATCH_COST_RUN), format!("{} run", legend(&[a::MODEL])))
     .query(of(metric::BATCH_COST_ELEMENT), format!("{} element", legend(&[a::MODEL])))

@@ -55,7 +55,7 @@ def export(
 
     A worker learns from its runs where larger batches yield no more rows a second, and ends batches there; with
     `knee=False` they end at `max_rows` and `max_padded_elements` alone. `target_ms` is how soon a worker that has an
-    online job is to answer it: while some come, bulk jobs fill no run that takes longer than a quarter of that (0: no
+    online job is to answer it: while some come, bulk jobs share no run that takes longer than a quarter of that (0: no
     limit).
 
     The module is put into eval mode, compiled with `torch.jit.script` (or traced), frozen, and run with other row

@@ -9,11 +9,14 @@ fn take(former: &mut Former<&'static str, u32>, now: Instant) -> Option<(&'stati
 }
 
 fn former(max_rows: usize, max_delay: Duration) -> Former<&'static str, u32> {
-    Former::new(Limits { max_rows, max_elements: usize::MAX, max_delay, to_knee: false, target: None })
+    Former::new(
+        Limits { max_rows, max_elements: usize::MAX, max_delay, bulk_elements: usize::MAX, target: None },
+        false,
+    )
 }
 
 fn online(rows: usize) -> Facts {
-    Facts { lane: Lane::Online, rows, length: 1, elements: rows, deadline: None, is_last: false, suspect: None }
+    Facts { lane: Lane::Online, rows, length: 1, step: 0, fixed: rows, deadline: None, is_last: false, suspect: None }
 }
 
 fn bulk(rows: usize) -> Facts {
@@ -75,9 +78,11 @@ fn what_stays_behind_a_full_batch_waits_its_own_delay() {
 #[test]
 fn a_batch_is_full_by_elements_too() {
     let now = Instant::now();
-    let mut former =
-        Former::new(Limits { max_rows: 100, max_elements: 30, max_delay: DELAY, to_knee: false, target: None });
-    (0..4).for_each(|job| former.push("a", job, Facts { elements: 10, ..online(1) }, now));
+    let mut former = Former::new(
+        Limits { max_rows: 100, max_elements: 30, max_delay: DELAY, bulk_elements: usize::MAX, target: None },
+        false,
+    );
+    (0..4).for_each(|job| former.push("a", job, Facts { fixed: 10, ..online(1) }, now));
     assert_eq!(take(&mut former, now), Some(("a", vec![0, 1, 2])));
 }
 
@@ -142,7 +147,10 @@ fn a_batch_is_closed_while_a_run_still_fits_before_the_deadline() {
 fn a_batch_is_closed_while_a_run_still_fits_before_the_target_and_bulk_has_none() {
     let now = Instant::now();
     let (max_delay, target) = (Duration::from_secs(15), Some(Duration::from_secs(20)));
-    let mut former = Former::new(Limits { max_rows: 8, max_elements: usize::MAX, max_delay, to_knee: false, target });
+    let mut former = Former::new(
+        Limits { max_rows: 8, max_elements: usize::MAX, max_delay, bulk_elements: usize::MAX, target },
+        false,
+    );
     (1..20).for_each(|rows| former.pace.observe(rows, Duration::from_secs(2 + rows as u64)));
     former.push("a", 1, bulk(1), now);
     assert_eq!(former.next_wake(now), Some(now + max_delay));

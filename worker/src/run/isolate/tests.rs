@@ -48,7 +48,7 @@ fn model() -> Arc<Served> {
 fn job(value: u8) -> RoutedJob {
     let envelope = envelope(&value.to_string());
     let part = Part { rows: 1, length: 1, inputs: vec![Some(vec![value].into())] };
-    RoutedJob { envelope, deadline: None, part, elements: 1, wanted: None, is_suspect: false }
+    RoutedJob { envelope, deadline: None, part, wanted: None, is_suspect: false }
 }
 
 struct Ran {
