@@ -108,8 +108,7 @@ pub struct Former<K, J> {
 }
 
 impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
-    /// Nothing waits.
-    /// `to_knee`: batches end at the knee of throughput.
+    /// Nothing waits. `to_knee`: batches end at the knee of throughput.
     pub fn new(limits: Limits, to_knee: bool) -> Self {
         let (queues, suspects, ceilings) = (HashMap::new(), VecDeque::new(), Ceilings::new(limits.max_rows));
         let pace = Pace::new(to_knee, limits.target);

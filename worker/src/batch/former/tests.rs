@@ -87,6 +87,34 @@ fn a_batch_is_full_by_elements_too() {
 }
 
 #[test]
+fn a_batch_is_full_where_no_other_job_like_these_fits() {
+    let (mut former, now) = (former(25, DELAY), Instant::now());
+    former.push("a", 0, online(10), now);
+    assert_eq!(take(&mut former, now), None);
+    former.push("a", 1, online(10), now);
+    assert_eq!(take(&mut former, now), Some(("a", vec![0, 1])), "for a third nobody has to wait");
+}
+
+#[test]
+fn bulk_jobs_beside_online_jobs_share_no_long_run() {
+    let (target, now) = (Some(Duration::from_secs(40)), Instant::now());
+    let limits = Limits {
+        max_rows: 100,
+        max_elements: usize::MAX,
+        bulk_elements: usize::MAX,
+        max_delay: Duration::ZERO,
+        target,
+    };
+    let mut former = Former::new(limits, false);
+    (1..20).for_each(|rows| former.pace.observe(rows, Duration::from_secs(1 + rows as u64)));
+    (0..50).for_each(|job| former.push("a", job, bulk(1), now));
+    former.push("a", 50, online(1), now);
+    let rows = |former: &mut Former<_, _>, now| take(former, now).map(|(_, jobs)| jobs.len());
+    assert_eq!(rows(&mut former, now), Some(9), "ten seconds");
+    assert_eq!(rows(&mut former, now + Duration::from_secs(2)), Some(42), "no online jobs are expected any more");
+}
+
+#[test]
 fn a_suspect_runs_alone_and_does_not_hold_the_others_up() {
     let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
     (0..3).rev().for_each(|job| former.push("a", job, Facts { suspect: Some(job.into()), ..online(1) }, now));
