@@ -10,7 +10,7 @@
 
 use std::time::Duration;
 
-use gristmill_integration::{Jobs, Nats, Worker, WorkerBuilder, binary, run, samples};
+use gristmill_integration::{Jobs, Nats, Worker, WorkerBuilder, samples};
 
 const JOBS: usize = 100_000;
 const REPEATS: usize = 3;
@@ -43,8 +43,7 @@ async fn main() {
 
 async fn measure(rows: &[f32], live: bool) -> Sample {
     let nats = Nats::start();
-    let set_up = run(&binary("gristmill"), &["--nats", &nats.url(), "setup", "--model", "mlp"], &[]);
-    assert_eq!(set_up.code, 0, "{}", set_up.err);
+    nats.set_up(&["--model", "mlp"]);
     let jobs = Jobs::new(nats.jetstream().await);
     let bodies = (0..JOBS).map(|row| (row.to_string(), Jobs::body("x", &[1, 64], &rows[row * 64..][..64])));
     let worker = if live {

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use crate::{Jobs, Mlp, Nats, Worker, WorkerBuilder, binary, run};
+use crate::{Jobs, Mlp, Nats, Worker, WorkerBuilder};
 
 /// What a run of the main job at full speed came to.
 #[derive(Debug, Clone, Copy)]
@@ -137,8 +137,7 @@ struct Backlog {
 impl Backlog {
     async fn store(jobs: usize, mlp: &Mlp) -> Self {
         let nats = Nats::start();
-        let set_up = run(&binary("gristmill"), &["--nats", &nats.url(), "setup", "--model", "mlp"], &[]);
-        assert_eq!(set_up.code, 0, "{}", set_up.err);
+        nats.set_up(&["--model", "mlp"]);
         let sender = Jobs::new(nats.jetstream().await);
         sender.submit_all("infer.jobs.mlp.online", (0..jobs).map(|id| mlp.job(id))).await;
         Self { nats, sender }

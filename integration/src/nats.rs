@@ -7,8 +7,8 @@ use async_nats::jetstream::Context;
 use async_nats::{Client, jetstream};
 use tempfile::TempDir;
 
-use crate::paths::root;
-use crate::process::{Process, free_port};
+use crate::paths::{binary, root};
+use crate::process::{Process, free_port, run};
 
 /// A nats-server with JetStream, file storage in a temporary directory.
 pub struct Nats {
@@ -56,6 +56,15 @@ impl Nats {
     /// Connects to its JetStream.
     pub async fn jetstream(&self) -> Context {
         jetstream::new(self.client().await)
+    }
+
+    /// Makes streams, and what else `gristmill setup` is asked for: `--model NAME`.
+    ///
+    /// # Panics
+    /// If that fails.
+    pub fn set_up(&self, args: &[&str]) {
+        let ended = run(&binary("gristmill"), &[&["--nats", &self.url(), "setup"], args].concat(), &[]);
+        assert_eq!(ended.code, 0, "{}", ended.err);
     }
 
     /// Its process.

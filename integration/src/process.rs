@@ -4,6 +4,7 @@ use std::io::{Read, Seek, SeekFrom, Write};
 use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tempfile::NamedTempFile;
@@ -147,10 +148,21 @@ impl Drop for Process {
     }
 }
 
-/// A port nobody listens on now.
+/// Below those that systems give to whoever asks for any: no connection takes one between here and its use.
+const PORTS: std::ops::Range<u16> = 10_000..32_000;
+
+/// A port nobody listens on now, another each time.
+///
+/// # Panics
+/// If there is none.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
-    listener.local_addr().expect("a bound listener has an address").port()
+    static TURN: AtomicU32 = AtomicU32::new(0);
+    let from_turn = |turn: u32| PORTS.start + (turn % u32::from(PORTS.end - PORTS.start)) as u16;
+    // Processes begin at different places.
+    let first = std::process::id().wrapping_mul(101);
+    let mut ports = std::iter::repeat_with(|| from_turn(first.wrapping_add(TURN.fetch_add(1, Ordering::Relaxed))));
+    let is_free = |port: &u16| TcpListener::bind(("127.0.0.1", *port)).is_ok();
+    ports.by_ref().take(PORTS.len()).find(is_free).expect("loopback has a free port")
 }
 
 /// How a command that ends by itself ended.

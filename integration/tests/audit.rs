@@ -3,13 +3,13 @@
 #![allow(clippy::unwrap_used, reason = "a failing test may panic")]
 
 use async_nats::HeaderMap;
-use gristmill_integration::{Audit, Jobs, Nats, binary, run};
+use gristmill_integration::{Audit, Jobs, Nats};
 use gristmill_schemas::header;
 
 /// An audit of three jobs whose results are these: job, dedup id, status.
 async fn audit(results: &[(&str, &str, &str)]) -> Audit {
     let nats = Nats::start();
-    assert_eq!(run(&binary("gristmill"), &["--nats", &nats.url(), "setup", "--model", "mlp"], &[]).code, 0);
+    nats.set_up(&["--model", "mlp"]);
     let jobs = Jobs::new(nats.jetstream().await);
     for (id, dedup_id, status) in results {
         let mut headers = HeaderMap::new();

@@ -4,14 +4,13 @@
 
 use std::time::Duration;
 
-use gristmill_integration::{Jobs, Nats, WorkerBuilder, binary, f32s, run};
+use gristmill_integration::{Jobs, Nats, WorkerBuilder, f32s};
 
 /// Of a model whose batches take four times as long when they are twice as large: the rows of the batch of each of the last
 /// thousand of these jobs, and the knee that the worker shows.
 async fn batches(model: &str, count: usize) -> (Vec<u64>, f64) {
     let nats = Nats::start();
-    let set_up = run(&binary("gristmill"), &["--nats", &nats.url(), "setup", "--model", model], &[]);
-    assert_eq!(set_up.code, 0, "{}", set_up.err);
+    nats.set_up(&["--model", model]);
     let jobs = Jobs::new(nats.jetstream().await);
     let bodies = (0..count).map(|job| (job.to_string(), Jobs::body("x", &[1, 1], &[job as f32])));
     // All wait before the first runs: batches are as large as they may be.

@@ -5,7 +5,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use gristmill_integration::{Answer, Jobs, Nats, WorkerBuilder, binary, run};
+use gristmill_integration::{Answer, Jobs, Nats, WorkerBuilder};
 
 /// Short, so that what a killed worker held is delivered again soon.
 const ACK_WAIT_MS: u64 = 2000;
@@ -41,8 +41,7 @@ async fn a_worker_killed_in_the_middle_loses_and_doubles_nothing() {
     let nats = Nats::start();
     let jobs = Jobs::new(nats.jetstream().await);
     // All jobs are there before the first worker is, so that it is killed in the middle of them.
-    let set_up = ["--nats", &nats.url(), "setup", "--model", "mlp", "--ack-wait-ms", &ACK_WAIT_MS.to_string()];
-    assert_eq!(run(&binary("gristmill"), &set_up, &[]).code, 0);
+    nats.set_up(&["--model", "mlp", "--ack-wait-ms", &ACK_WAIT_MS.to_string()]);
     submit(&jobs, "mlp", 64, COUNT).await;
     let mut first = worker(&nats, "mlp").launch();
     until_stored(&jobs, 1000).await;

@@ -28,7 +28,7 @@ fn numbers(nats: &Nats, args: &[&str]) -> Vec<u64> {
 
 /// Streams, no worker.
 async fn set_up(nats: &Nats, args: &[&str]) -> Jobs {
-    assert_eq!(gristmill(nats, &[&["setup"], args].concat()).code, 0);
+    nats.set_up(args);
     Jobs::new(nats.jetstream().await)
 }
 

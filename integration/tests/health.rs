@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use gristmill_integration::{Jobs, Nats, Worker, WorkerBuilder, binary, run};
+use gristmill_integration::{Jobs, Nats, Worker, WorkerBuilder};
 use gristmill_schemas::{Datatype, JobBody, Shape, Tensor};
 
 /// Waits until the worker is ready, or says this about why not.
@@ -50,8 +50,7 @@ async fn a_consumer_that_is_gone_is_named() {
     let stream = nats.jetstream().await.get_stream("INFER_JOBS").await.unwrap();
     stream.delete_consumer("mlp-bulk").await.unwrap();
     until(&worker, Some("consumers refuse pulls: mlp-bulk"), "consumer deleted").await;
-    let set_up = run(&binary("gristmill"), &["--nats", &nats.url(), "setup", "--model", "mlp"], &[]);
-    assert_eq!(set_up.code, 0, "{}", set_up.err);
+    nats.set_up(&["--model", "mlp"]);
     until(&worker, None, "consumer back").await;
 }
 

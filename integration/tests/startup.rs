@@ -189,7 +189,7 @@ async fn a_stream_that_would_break_a_promise_is_refused_with_the_difference() {
 #[tokio::test]
 async fn a_consumer_or_window_that_would_break_a_promise_is_refused_with_the_fix() {
     let nats = Nats::start();
-    assert_eq!(run(&binary("gristmill"), &["--nats", &nats.url(), "setup", "--model", "mlp"], &[]).code, 0);
+    nats.set_up(&["--model", "mlp"]);
     let context = nats.jetstream().await;
     let results = context.get_stream("INFER_RESULTS").await.unwrap().cached_info().config.clone();
     let forgetful = stream::Config { duplicate_window: std::time::Duration::from_secs(30), ..results };

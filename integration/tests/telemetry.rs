@@ -65,8 +65,7 @@ fn patient_mlp() -> TempDir {
 /// 1,000 jobs are stored, then a worker answers them, then it ends and its telemetry is complete.
 async fn scene(protocol: &str) -> Scene {
     let nats = Nats::start();
-    let set_up = run(&binary("gristmill"), &["--nats", &nats.url(), "setup", "--model", "mlp"], &[]);
-    assert_eq!(set_up.code, 0, "{}", set_up.err);
+    nats.set_up(&["--model", "mlp"]);
     let collector = Collector::start();
     let produced = produce(&nats, &collector, JOBS);
     let jobs = Jobs::new(nats.jetstream().await);

@@ -92,7 +92,7 @@ fn row<'a>(text: &'a str, begin: &[&str]) -> Vec<&'a str> {
 #[tokio::test]
 async fn top_shows_queues_and_what_all_workers_did_between_two_looks() {
     let nats = Nats::start();
-    assert_eq!(gristmill(&nats, &["setup", "--model", "mlp"]).code, 0);
+    nats.set_up(&["--model", "mlp"]);
     let jobs = Jobs::new(nats.jetstream().await);
     jobs.submit_all("infer.jobs.mlp.bulk", (0..5).map(|id| (id.to_string(), vec![0]))).await;
     jobs.submit("nowhere", "waits", vec![0], &[]).await;
@@ -143,7 +143,7 @@ async fn top_shows_a_broker_without_streams_or_workers() {
     {
         assert!(ended.text().contains(says), "{says} is missing in\n{}", ended.text());
     }
-    assert_eq!(gristmill(&nats, &["setup"]).code, 0);
+    nats.set_up(&[]);
     assert_eq!(gristmill(&nats, &["top", "--once", "--interval", "0.1"]).code, 0);
 }
 
@@ -248,7 +248,7 @@ async fn top_waits_for_a_broker_that_is_gone_and_comes_back_by_itself() {
     screen.ends_restored();
 
     let mut nats = Nats::start();
-    assert_eq!(gristmill(&nats, &["setup", "--model", "mlp"]).code, 0);
+    nats.set_up(&["--model", "mlp"]);
     let mut screen = Screen::start(&nats.url());
     // Only cells that change are drawn, so texts must be such as share none with what stood there before.
     screen.shows("of the last");

@@ -52,8 +52,7 @@ pub async fn compare(workload: Workload, rate: f64, rounds: usize, collector: &C
 async fn measure(who: Contestant, workload: Workload, rate: f64, body: &Path, collector: &Collector) -> Run {
     let nats = Nats::start();
     let url = nats.url();
-    let set_up = run(&binary("gristmill"), &["--nats", &url, "setup", "--model", workload.model()], &[]);
-    assert_eq!(set_up.code, 0, "{}", set_up.err);
+    nats.set_up(&["--model", workload.model()]);
     let _running = who.start(workload, &nats, collector);
     let (body, rate) = (body.display().to_string(), rate.to_string());
     let args = ["--nats", &url, "bench", workload.model(), "--raw", &body, "--rate", &rate, "--json-output"];

@@ -95,8 +95,7 @@ impl Contestant {
         let size = workload.size();
         let jobs = if self == Self::Python { size.jobs / 5 } else { size.jobs };
         let nats = Nats::start();
-        let set_up = run(&binary("gristmill"), &["--nats", &nats.url(), "setup", "--model", workload.model()], &[]);
-        assert_eq!(set_up.code, 0, "{}", set_up.err);
+        nats.set_up(&["--model", workload.model()]);
         let sender = Jobs::new(nats.jetstream().await);
         let subject = format!("infer.jobs.{}.online", workload.model());
         sender.submit_all(&subject, (0..jobs).map(|id| (id.to_string(), workload.body(id)))).await;

@@ -102,8 +102,7 @@ fn libtorch() -> f64 {
 
 fn set_up(nats: &Nats, models: &[String]) {
     for model in models {
-        let set_up = run(&binary("gristmill"), &["--nats", &nats.url(), "setup", "--model", model], &[]);
-        assert_eq!(set_up.code, 0, "{}", set_up.err);
+        nats.set_up(&["--model", model]);
     }
 }
 
