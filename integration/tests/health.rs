@@ -5,6 +5,7 @@
 
 use std::time::{Duration, Instant};
 
+use async_nats::jetstream::stream;
 use gristmill_integration::{Jobs, Nats, Worker, WorkerBuilder};
 use gristmill_schemas::{Datatype, JobBody, Shape, Tensor};
 
@@ -64,6 +65,12 @@ async fn results_that_cannot_be_stored_are_named() {
     let jobs = Jobs::new(context.clone());
     jobs.submit("mlp", "one", Jobs::body("x", &[1, 64], &[0.5; 64]), &[]).await;
     until(&worker, Some("results cannot be stored"), "results stream deleted").await;
+    // Whoever reads results looks elsewhere.
+    let subjects = config.subjects.clone();
+    context.create_stream(stream::Config { name: "OTHER".into(), subjects, ..Default::default() }).await.unwrap();
+    until(&worker, Some(r#"stream "OTHER" took it, "INFER_RESULTS" should have"#), "another stream there").await;
+    assert_eq!(jobs.stored_count("INFER_JOBS").await, 1, "not acknowledged");
+    context.delete_stream("OTHER").await.unwrap();
     context.create_stream(config).await.unwrap();
     until(&worker, None, "results stream back").await;
     assert_eq!(jobs.results(1).await.len(), 1);

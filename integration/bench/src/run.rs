@@ -15,6 +15,8 @@ use crate::workload::Workload;
 pub enum Contestant {
     /// Pulls, publishes and acknowledges; no decode, no model.
     Relay,
+    /// The same, with all the headers of a result.
+    Headed,
     /// libtorch alone, fed from memory in the best batches.
     Raw,
     /// A good worker in Python, `python/worker.py`.
@@ -81,7 +83,7 @@ impl Contestant {
 
     /// As in tables.
     pub fn name(self) -> &'static str {
-        ["relay", "raw libtorch", "Python worker", "mosec", "gristmill"][self as usize]
+        ["relay", "headed relay", "raw libtorch", "Python worker", "mosec", "gristmill"][self as usize]
     }
 
     /// Runs the workload once. Measured between a tenth of the jobs and the last but a twentieth: neither the start nor the
@@ -90,7 +92,7 @@ impl Contestant {
         match self {
             Self::Raw => return raw(workload),
             Self::Mosec => return http::measure(workload).await,
-            Self::Relay | Self::Python | Self::Gristmill => {}
+            Self::Relay | Self::Headed | Self::Python | Self::Gristmill => {}
         }
         let size = workload.size();
         let jobs = if self == Self::Python { size.jobs / 5 } else { size.jobs };
@@ -121,9 +123,9 @@ impl Contestant {
             command
         };
         match self {
-            Self::Relay => {
+            Self::Relay | Self::Headed => {
                 let mut command = Command::new(binary("relay"));
-                command.args([&nats.url(), workload.model()]);
+                command.args([&nats.url(), workload.model()]).args((self == Self::Headed).then_some("--headers"));
                 Running::Process(Process::start("relay", command))
             }
             Self::Python => {

@@ -79,7 +79,8 @@ impl Desk {
         let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
         // Of a letter that was sent again meanwhile: its dedup id has the server say the same once more.
         let Some(letter) = number.and_then(|number| self.window.take(number)) else { return };
-        self.judge(letter, Word::read(message), now).await;
+        let word = Word::read(message, letter.stream(&self.teller.names));
+        self.judge(letter, word, now).await;
     }
 
     /// Takes what was found in the results stream.

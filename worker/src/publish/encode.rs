@@ -26,7 +26,7 @@ pub struct Names {
     pub worker: String,
     /// The jobs stream; part of every dedup id.
     pub jobs: String,
-    /// The results stream; JetStream refuses a result that another stream would store.
+    /// The results stream; a result that another stream stores is not stored.
     pub results: String,
     /// The dead-letter stream, likewise.
     pub dlq: String,
@@ -130,7 +130,6 @@ impl Names {
         if self.propagation.trace_context {
             headers.insert(HeaderName::from_static(header::TRACEPARENT), HeaderValue::default());
         }
-        set(&mut headers, header::EXPECTED_STREAM, &self.results);
         set(&mut headers, header::STATUS, status);
         set(&mut headers, header::MODEL, name.as_str());
         if let Some(model) = model {
@@ -193,7 +192,6 @@ impl Names {
             set(&mut headers, dead_letter_header::RAW_HEADERS, "omitted");
         }
         set(&mut headers, header::MSG_ID, &self.dead_letter_id(envelope));
-        set(&mut headers, header::EXPECTED_STREAM, &self.dlq);
         let payload = if with_payload { origin.payload.clone() } else { Bytes::new() };
         let subject = self.namespace.dlq_subject(&origin.consumer.model).into();
         Message { subject, headers, payload }

@@ -118,6 +118,11 @@ impl Letter {
         }
     }
 
+    /// The stream that the message of the present step is for.
+    pub(super) fn stream<'a>(&self, names: &'a Names) -> &'a str {
+        if matches!(self.step, Step::Bury(_)) { &names.dlq } else { &names.results }
+    }
+
     /// What the word about the last attempt leads to.
     pub(super) fn heard(&mut self, word: Word, now: Instant) -> Next {
         self.trail.interval[1] = now;

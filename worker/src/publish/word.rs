@@ -1,5 +1,7 @@
 //! What the server says to a message. Pure.
 
+use std::borrow::Cow;
+
 use async_nats::client::PublishErrorKind;
 use async_nats::jetstream::{self, ErrorCode};
 use async_nats::{Message, PublishError, StatusCode};
@@ -27,7 +29,9 @@ pub(super) enum Word {
 }
 
 #[derive(Deserialize)]
-struct PubAck {
+struct PubAck<'a> {
+    #[serde(default, borrow)]
+    stream: Cow<'a, str>,
     #[serde(default)]
     seq: u64,
     #[serde(default)]
@@ -36,8 +40,11 @@ struct PubAck {
 }
 
 impl Word {
-    /// Reads the server's answer.
-    pub(super) fn read(message: &Message) -> Self {
+    /// Reads the server's answer to a message for this stream.
+    ///
+    /// Which one stored it is looked at here, instead of having the server look by `Nats-Expected-Stream`: that costs it more than
+    /// one might think, on each message.
+    pub(super) fn read(message: &Message, stream: &str) -> Self {
         if message.status == Some(StatusCode::NO_RESPONDERS) {
             return Self::Refused("no stream found for the subject".into());
         }
@@ -49,6 +56,9 @@ impl Word {
                 _ => Self::Refused(error.to_string()),
             },
             Ok(PubAck { seq: 0, .. }) => Self::Refused("the server's answer has no sequence".into()),
+            Ok(ack) if ack.stream != stream => {
+                Self::Refused(format!("stream {:?} took it, {stream:?} should have", ack.stream))
+            }
             Ok(PubAck { seq, duplicate: true, .. }) => Self::Stored(Stored::Before(seq)),
             Ok(_) => Self::Stored(Stored::Now),
             Err(error) => Self::Refused(format!("the server's answer cannot be read: {error}")),
@@ -81,7 +91,8 @@ mod tests {
     fn read(payload: &'static str) -> Word {
         let payload = payload.as_bytes().into();
         let (subject, length) = ("_INBOX.a.1".into(), 0);
-        Word::read(&Message { subject, reply: None, payload, headers: None, status: None, description: None, length })
+        let message = Message { subject, reply: None, payload, headers: None, status: None, description: None, length };
+        Word::read(&message, "S")
     }
 
     #[test]
@@ -98,9 +109,16 @@ mod tests {
 
     #[test]
     fn an_answer_that_proves_nothing_is_no_success() {
-        for payload in
-            ["", "{}", "[]", r#"{"stream":"S"}"#, r#"{"stream":"S","seq":0,"duplicate":true}"#, r#"{"seq":-1}"#]
-        {
+        for payload in [
+            "",
+            "{}",
+            "[]",
+            r#"{"stream":"S"}"#,
+            r#"{"stream":"S","seq":0,"duplicate":true}"#,
+            r#"{"seq":-1}"#,
+            r#"{"seq":4}"#,
+            r#"{"stream":"T","seq":4}"#,
+        ] {
             assert!(matches!(read(payload), Word::Refused(_)), "{payload}");
         }
     }

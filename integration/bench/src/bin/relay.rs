@@ -1,11 +1,12 @@
-//! `relay NATS_URL MODEL`: what any worker on this broker has to do, and nothing else. Pulls jobs, publishes a result of about
-//! the size of a real one under a dedup id, and acknowledges the job when JetStream has confirmed the result. Reads no body and
-//! runs no model. Written to be as fast as the client allows: it is the yardstick.
+//! `relay NATS_URL MODEL [--headers]`: what any worker on this broker has to do, and nothing else. Pulls jobs, publishes a result of
+//! about the size of a real one under a dedup id, and acknowledges the job when JetStream has confirmed the result. Reads no body and
+//! runs no model. Written to be as fast as the client allows: it is the yardstick. With `--headers` its results carry all the headers
+//! that the contract wants on a result: how far they alone are from nothing.
 
 use std::collections::VecDeque;
 
 use anyhow::Context;
-use async_nats::header::HeaderMap;
+use async_nats::header::{HeaderMap, HeaderName, HeaderValue};
 use async_nats::jetstream::AckKind;
 use async_nats::{Client, Message, Subject, jetstream};
 use bytes::Bytes;
@@ -30,10 +31,26 @@ fn result() -> Bytes {
     body.encode().into()
 }
 
+/// Those of a real result, as long.
+fn head(model: &str) -> HeaderMap {
+    let digest = format!("sha256:{:064}", 0);
+    let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00";
+    let all = [
+        (header::STATUS, "ok"),
+        (header::MODEL, model),
+        (header::MODEL_VERSION, "1"),
+        (header::MODEL_DIGEST, &digest),
+        (header::WORKER, "worker-12345"),
+        (header::TRACEPARENT, trace),
+    ];
+    all.into_iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from(value))).collect()
+}
+
 #[tokio::main(flavor = "multi_thread", worker_threads = 2)]
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let (url, model) = (args.next().context("NATS URL")?, args.next().context("model")?);
+    let head = if args.next().is_some() { head(&model) } else { HeaderMap::new() };
     let client = async_nats::connect(url).await?;
     let inbox = client.new_inbox();
     let mut jobs = client.subscribe(format!("{inbox}.p.*")).await?;
@@ -44,6 +61,7 @@ async fn main() -> anyhow::Result<()> {
         subject: format!("infer.results.{model}.all").into(),
         result: result(),
         prefix: format!("{inbox}.r."),
+        head,
         client,
     };
     // Jobs whose result is on its way; the server answers in the order in which it was asked.
@@ -90,6 +108,8 @@ struct Relay {
     subject: Subject,
     result: Bytes,
     prefix: String,
+    /// Headers that all results share.
+    head: HeaderMap,
 }
 
 impl Relay {
@@ -98,7 +118,10 @@ impl Relay {
         let message = jetstream::Message { message, context: self.context.clone() };
         let info = message.info().map_err(|error| anyhow::anyhow!(error))?;
         let sequence = info.stream_sequence;
-        let mut headers = HeaderMap::new();
+        let mut headers = self.head.clone();
+        if !headers.is_empty() {
+            headers.insert(HeaderName::from_static(header::JOB_ID), sequence.to_string());
+        }
         headers.insert("Nats-Msg-Id", format!("INFER_JOBS.{sequence}.{}", info.published.unix_timestamp_nanos()));
         // Where a sender waits for its answer, that is where it goes, under the sender's name for it.
         let mut subject = self.subject.clone();

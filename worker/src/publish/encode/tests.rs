@@ -21,7 +21,7 @@ use crate::route::Routes;
 const IN: u64 = 10;
 
 /// From rows to a message for the client.
-const OUT: u64 = 25;
+const OUT: u64 = 23;
 
 fn served() -> Arc<Served> {
     let x = InputSpec {
