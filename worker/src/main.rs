@@ -13,9 +13,10 @@ use gristmill_worker::settings::Sources;
 use gristmill_worker::telemetry::{Limiter, Meters, Templates, Tracing, Vitals};
 use gristmill_worker::{Admin, App, Config, Signals, Status, follow_supervisor, supervise};
 
-/// A job is some dozens of small values that are made on one thread and dropped on another.
+/// A job is some dozens of small values that live for a few milliseconds. What was dropped last is handed out first here, while it is still in
+/// the processor's cache: allocators that go round their pages wait for memory once for each value.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Pulls inference jobs from NATS JetStream, batches them onto libtorch models, stores one result per job, and
 /// acknowledges only then.

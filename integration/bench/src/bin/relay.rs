@@ -14,7 +14,7 @@ use futures_util::StreamExt;
 use gristmill_schemas::{Datatype, Parameters, ResultBody, Shape, Tensor, header};
 
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 
 /// Jobs asked for or held at once, as many as the worker's default.
 const IN_FLIGHT: usize = 2048;
