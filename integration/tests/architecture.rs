@@ -21,20 +21,28 @@ const SAME_RANK: [(&str, &[&str]); 3] =
     [("message", &["telemetry", "ticket"]), ("ticket", &["telemetry"]), ("app", &["config"])];
 
 /// Workspace crates that each crate may depend on.
-const CRATES: [(&str, &[&str]); 10] = [
+const CRATES: [(&str, &[&str]); 11] = [
     ("schemas", &[]),
-    ("worker/engine", &[]),
+    ("worker/engine", &["gristmill-steps"]),
     ("worker/ledger", &[]),
     ("worker/telemetry", &["gristmill-schemas"]),
     ("worker/torch", &["gristmill-engine"]),
     (
         "worker",
-        &["gristmill-engine", "gristmill-ledger", "gristmill-schemas", "gristmill-telemetry", "gristmill-torch"],
+        &[
+            "gristmill-engine",
+            "gristmill-ledger",
+            "gristmill-schemas",
+            "gristmill-steps",
+            "gristmill-telemetry",
+            "gristmill-torch",
+        ],
     ),
     ("ops/score", &["gristmill-schemas"]),
     ("ops/ctl", &["gristmill-schemas", "gristmill-score", "gristmill-telemetry"]),
     ("ops/dashboards", &["gristmill-schemas"]),
     ("integration", &["gristmill-schemas"]),
+    ("integration/steps", &[]),
 ];
 
 fn sources(dir: &Path) -> Vec<PathBuf> {

@@ -228,4 +228,22 @@ mod tests {
         assert_eq!((&jobs[0][0].tail[..], shorts(&jobs[0][0].data)), (&[2, 3][..], vec![1, 2, 3, 4, 5, 6]));
         assert_eq!((&jobs[1][0].tail[..], shorts(&jobs[1][0].data)), (&[2, 1][..], vec![7, 8, 9, 10]));
     }
+
+    #[test]
+    fn stacking_and_splitting_take_no_more_instructions_than_they_did() {
+        let test = "rows::tests::stacking_and_splitting_take_no_more_instructions_than_they_did";
+        let (signature, tails) = (signature(1), [vec![128]]);
+        let part = |_| Part { rows: 1, length: 1, inputs: vec![Some(vec![1; 256].into())] };
+        let parts: Vec<Part> = (0..128).map(part).collect();
+        let mut into = vec![0; 128 * 256];
+        let write = || Stack::new(&signature, &tails, parts.iter()).write(0, &mut into);
+        gristmill_steps::count(test, "stacking 128 jobs", write).about(7934);
+        let output = || vec![HostTensor { dtype: Dtype::I16, shape: vec![128, 128], data: into.clone() }];
+        let shares = || parts.iter().map(|part| Share { rows: part.rows, length: 1, wanted: None });
+        let outputs = output();
+        let jobs = gristmill_steps::count(test, "splitting for 128 jobs", || {
+            split(&signature.outputs, outputs, None, shares())
+        });
+        assert_eq!(jobs.about(49_921).len(), 128);
+    }
 }

@@ -260,3 +260,18 @@ proptest! {
         prop_assert_eq!(former.waiting(), [0, 0]);
     }
 }
+
+/// A small job of a backlog, from its place in a queue to a batch of 128.
+#[test]
+fn forming_takes_no_more_instructions_than_it_did() {
+    let test = "batch::former::tests::forming_takes_no_more_instructions_than_it_did";
+    let (mut former, now) = (former(128, Duration::ZERO), Instant::now());
+    let mut form = || {
+        (0..128).for_each(|job| former.push("a", job, online(1), now));
+        former.take(now)
+    };
+    // What the first batch makes is kept.
+    form();
+    let batch = gristmill_steps::count(test, "forming a batch of 128", form).about(123_185);
+    assert_eq!(batch.map(|closed| closed.jobs.len()), Some(128));
+}
