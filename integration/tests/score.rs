@@ -77,6 +77,13 @@ fn digits_in_every_format_are_scored_as_pytorch_scores_them() {
         (Some(450), Some(450), Some(0))
     );
     check(&rows("digits.parquet"), &again);
+    let small = scene.path("in_small_jobs.parquet");
+    let jobs_of =
+        |most: &'static str| [&rows("digits.parquet"), "--output", &small, "--rows-per-job", most].map(str::to_owned);
+    assert_eq!(with(&jobs_of("7").each_ref().map(String::as_str))["jobs"], json!(450_u64.div_ceil(7)));
+    check(&rows("digits.parquet"), &small);
+    let refused = scene.score(&[&args[..], &jobs_of("100000").each_ref().map(String::as_str)].concat());
+    assert!(refused.code == 2 && refused.err.contains("--rows-per-job 100000 is more than"), "{}", refused.err);
     // Through every other format, and back.
     let (arrow, csv, jsonl) = (scene.path("d.arrow"), scene.path("d.csv"), scene.path("d.jsonl"));
     scene.summary(&["--model", "digits", "--input", &rows("digits.parquet"), "--output", &arrow, "--outputs", "digit"]);

@@ -5,6 +5,7 @@ use std::fmt;
 use std::ops::Range;
 use std::str::FromStr;
 
+use anyhow::ensure;
 use gristmill_schemas::manifest::{Input, Signature};
 use gristmill_schemas::{Datatype, JobBody, Shape, Tensor};
 use half::{bf16, f16};
@@ -34,6 +35,14 @@ impl Limits {
         let of_result: usize = signature.outputs.iter().map(|output| row_bytes(output.datatype, &output.shape)).sum();
         let rows = batching.max_rows.min((bytes / of_result.max(1)).max(1));
         Self { rows, elements: batching.max_padded_elements.unwrap_or(usize::MAX), bytes }
+    }
+}
+
+impl Limits {
+    /// With jobs of so many rows, if that is no more than fits.
+    pub fn with_rows(self, rows: usize) -> anyhow::Result<Self> {
+        ensure!(rows <= self.rows, "--rows-per-job {rows} is more than this model and broker take, {} rows", self.rows);
+        Ok(Self { rows, ..self })
     }
 }
 

@@ -93,6 +93,10 @@ pub struct Args {
     #[arg(long)]
     pub(super) dry_run: bool,
 
+    /// Rows of a job: fewer where large batches slow the model down [default: the model's max_rows]
+    #[arg(long, value_name = "ROWS", value_parser = clap::value_parser!(u32).range(1..))]
+    pub(super) rows_per_job: Option<u32>,
+
     /// MiB of jobs without an answer [default: 4 for each instance of the model]
     #[arg(long, value_name = "MIB", value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub(super) outstanding: Option<u16>,

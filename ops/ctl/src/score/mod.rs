@@ -76,7 +76,10 @@ pub async fn run(connection: &Connection, mut args: Args) -> Result<(), Failure>
     let client = connection.client().await?;
     let name = args.model.as_ref().context("--model is missing")?;
     let (model, signature) = model::find(&client, &connection.namespace, name, args.version.as_ref()).await?;
-    let limits = Limits::new(&signature, client.server_info().max_payload);
+    let mut limits = Limits::new(&signature, client.server_info().max_payload);
+    if let Some(rows) = args.rows_per_job {
+        limits = limits.with_rows(rows as usize).map_err(usage)?;
+    }
     let plan =
         Plan::try_new(source.schema(), signature, limits, (&wish, &args.prefix, args.errors_go())).map_err(usage)?;
     let sink = Sink::try_new(format, plan.written().clone(), output.is_none()).map_err(usage)?;
