@@ -2,7 +2,7 @@
 //!
 //! `cargo bench -p gristmill-integration --bench compare -- target/release/other limits.in_flight=512`: the build of that path
 //! with these settings is the other. It lies there, too, since binaries find libtorch by a path relative to their own. A key without a
-//! dot and in capitals is a variable of the environment: `MIMALLOC_PURGE_DELAY=10`.
+//! dot and in capitals is a variable of the environment: `OTEL_SDK_DISABLED=true`.
 
 #![allow(clippy::print_stdout, reason = "a bench prints")]
 

@@ -148,8 +148,8 @@ impl Drop for Process {
     }
 }
 
-/// Below those that systems give to whoever asks for any: no connection takes one between here and its use.
-const PORTS: std::ops::Range<u16> = 10_000..32_000;
+/// Below those that Linux, unless it is set otherwise, gives to whoever asks for any: no connection takes one between here and its use.
+const PORTS: std::ops::Range<u16> = 10_000..30_000;
 
 /// A port nobody listens on now, another each time.
 ///

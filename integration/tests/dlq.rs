@@ -43,7 +43,6 @@ async fn keep(jobs: &Jobs, number: u64, model: &str, code: &str, more: &[(&str, 
         (dead::CODE, code.into()),
         (dead::PAYLOAD, "inline".into()),
         (header::MSG_ID, format!("dlq.INFER_JOBS.{number}.17")),
-        (header::EXPECTED_STREAM, "INFER_DLQ".into()),
     ];
     usual.iter().for_each(|(name, value)| headers.insert(*name, value.as_str()));
     more.iter().for_each(|(name, value)| headers.insert(*name, *value));

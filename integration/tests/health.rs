@@ -65,10 +65,31 @@ async fn results_that_cannot_be_stored_are_named() {
     let jobs = Jobs::new(context.clone());
     jobs.submit("mlp", "one", Jobs::body("x", &[1, 64], &[0.5; 64]), &[]).await;
     until(&worker, Some("results cannot be stored"), "results stream deleted").await;
-    // Whoever reads results looks elsewhere.
-    let subjects = config.subjects.clone();
-    context.create_stream(stream::Config { name: "OTHER".into(), subjects, ..Default::default() }).await.unwrap();
-    until(&worker, Some(r#"stream "OTHER" took it, "INFER_RESULTS" should have"#), "another stream there").await;
+    context.create_stream(config).await.unwrap();
+    until(&worker, None, "results stream back").await;
+    assert_eq!(jobs.results(1).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_stream_that_takes_the_results_of_another_is_named_and_gets_no_second_one() {
+    let nats = Nats::start();
+    let worker = WorkerBuilder::new(&nats, &["mlp"]).start();
+    let jobs = Jobs::new(nats.jetstream().await);
+    let context = &jobs.context;
+    let config = context.get_stream("INFER_RESULTS").await.unwrap().cached_info().config.clone();
+    context.delete_stream("INFER_RESULTS").await.unwrap();
+    // Remembers no dedup id for long. Whoever reads results looks elsewhere.
+    let (subjects, duplicate_window) = (config.subjects.clone(), Duration::from_millis(100));
+    let other = stream::Config { name: "OTHER".into(), subjects, duplicate_window, ..Default::default() };
+    context.create_stream(other).await.unwrap();
+    jobs.submit("mlp", "one", Jobs::body("x", &[1, 64], &[0.5; 64]), &[]).await;
+    until(&worker, Some("expected stream does not match"), "another stream there").await;
+    assert!(worker.process.log().contains(r#"stream \"OTHER\" took it, \"INFER_RESULTS\" should have"#));
+    let retries = worker.count("publish_retries");
+    while worker.count("publish_retries") < retries + 3 {
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(jobs.stored_count("OTHER").await, 1, "the first attempt alone");
     assert_eq!(jobs.stored_count("INFER_JOBS").await, 1, "not acknowledged");
     context.delete_stream("OTHER").await.unwrap();
     context.create_stream(config).await.unwrap();

@@ -237,7 +237,7 @@ mod tests {
         let parts: Vec<Part> = (0..128).map(part).collect();
         let mut into = vec![0; 128 * 256];
         let write = || Stack::new(&signature, &tails, parts.iter()).write(0, &mut into);
-        gristmill_steps::count(test, "stacking 128 jobs", write).about(7934);
+        gristmill_steps::count(test, "stacking 128 jobs", write).about(14_702);
         let output = || vec![HostTensor { dtype: Dtype::I16, shape: vec![128, 128], data: into.clone() }];
         let shares = || parts.iter().map(|part| Share { rows: part.rows, length: 1, wanted: None });
         let outputs = output();

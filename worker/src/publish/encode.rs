@@ -26,7 +26,7 @@ pub struct Names {
     pub worker: String,
     /// The jobs stream; part of every dedup id.
     pub jobs: String,
-    /// The results stream; a result that another stream stores is not stored.
+    /// The results stream; a result that another stream takes does not count as stored.
     pub results: String,
     /// The dead-letter stream, likewise.
     pub dlq: String,
@@ -74,6 +74,13 @@ pub(super) struct Message {
     pub(super) subject: Subject,
     pub(super) headers: HeaderMap,
     pub(super) payload: Bytes,
+}
+
+impl Message {
+    /// Has the server refuse it for any other stream than this one.
+    pub(super) fn expect(&mut self, stream: &str) {
+        set(&mut self.headers, header::EXPECTED_STREAM, stream);
+    }
 }
 
 impl Names {

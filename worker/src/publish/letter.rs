@@ -107,7 +107,7 @@ impl Letter {
         self.trail.attempts += 1;
         self.tried = now;
         let from = From { envelope: &self.envelope, context: self.context };
-        match (&self.answer, self.step) {
+        let mut message = match (&self.answer, self.step) {
             (Answer::Ok { model, outputs, parameters }, _) => {
                 names.result(from, (model, heads.of(names, model, &self.envelope.reply)), outputs, *parameters)
             }
@@ -115,7 +115,12 @@ impl Letter {
                 names.dead_letter(&self.envelope, *code, message, keep)
             }
             (Answer::Refused { model, code, message }, _) => names.error(from, model.as_deref(), *code, message),
+        };
+        // At first, which stream took it is seen in the answer. Should that be another, it does not get the message again and again.
+        if self.trail.attempts > 1 {
+            message.expect(self.stream(names));
         }
+        message
     }
 
     /// The stream that the message of the present step is for.

@@ -9,7 +9,8 @@
 pub fn keep_heap() {
     #[cfg(target_env = "gnu")]
     {
-        let has_say = |name: &str| name.starts_with("MALLOC_") || name == "GLIBC_TUNABLES";
+        // `MALLOC_CONF` is another allocator's.
+        let has_say = |name: &str| (name.starts_with("MALLOC_") && name != "MALLOC_CONF") || name == "GLIBC_TUNABLES";
         if std::env::vars_os().any(|(name, _)| name.to_str().is_some_and(has_say)) {
             return;
         }

@@ -1,7 +1,7 @@
 //! `relay NATS_URL MODEL [--headers]`: what any worker on this broker has to do, and nothing else. Pulls jobs, publishes a result of
 //! about the size of a real one under a dedup id, and acknowledges the job when JetStream has confirmed the result. Reads no body and
 //! runs no model. Written to be as fast as the client allows: it is the yardstick. With `--headers` its results carry all the headers
-//! that the contract wants on a result: how far they alone are from nothing.
+//! that the contract wants on a result, which cost client and broker something, too.
 
 use std::collections::VecDeque;
 
@@ -50,7 +50,11 @@ fn head(model: &str) -> HeaderMap {
 async fn main() -> anyhow::Result<()> {
     let mut args = std::env::args().skip(1);
     let (url, model) = (args.next().context("NATS URL")?, args.next().context("model")?);
-    let head = if args.next().is_some() { head(&model) } else { HeaderMap::new() };
+    let head = match args.next().as_deref() {
+        None => HeaderMap::new(),
+        Some("--headers") => head(&model),
+        Some(other) => anyhow::bail!("{other} is no argument of the relay"),
+    };
     let client = async_nats::connect(url).await?;
     let inbox = client.new_inbox();
     let mut jobs = client.subscribe(format!("{inbox}.p.*")).await?;

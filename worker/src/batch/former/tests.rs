@@ -272,6 +272,6 @@ fn forming_takes_no_more_instructions_than_it_did() {
     };
     // What the first batch makes is kept.
     form();
-    let batch = gristmill_steps::count(test, "forming a batch of 128", form).about(123_185);
+    let batch = gristmill_steps::count(test, "forming a batch of 128", form).about(109_371);
     assert_eq!(batch.map(|closed| closed.jobs.len()), Some(128));
 }

@@ -126,7 +126,7 @@ fn a_small_job_allocates_no_more_than_it_did() {
 fn a_small_job_takes_no_more_instructions_than_it_did() {
     let test = "publish::encode::tests::a_small_job_takes_no_more_instructions_than_it_did";
     let ((delivery, _inbox), mut way) = (small(), Way::new());
-    let routed = count(test, "decode and route", || way.take_in(delivery)).about(7811);
+    let routed = count(test, "decode and route", || way.take_in(delivery)).about(8173);
     let (envelope, rows) = (routed.job.envelope, rows());
-    count(test, "encode", || way.send(&envelope, &rows)).about(10_723);
+    count(test, "encode", || way.send(&envelope, &rows)).about(10_681);
 }
