@@ -13,8 +13,8 @@ use gristmill_worker::settings::Sources;
 use gristmill_worker::telemetry::{Limiter, Meters, Templates, Tracing, Vitals};
 use gristmill_worker::{Admin, App, Config, Signals, Status, follow_supervisor, supervise};
 
-/// A job is some dozens of small values that are made on one thread and dropped on another. Chosen by `--bench compare`, against mimalloc and the C
-/// library's. How it was configured: `.cargo/config.toml`.
+/// A job is some dozens of small values that are made on one thread and dropped on another. Chosen by `--bench compare`,
+/// against mimalloc and the C library's. How it was configured: `.cargo/config.toml`.
 #[global_allocator]
 static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
 

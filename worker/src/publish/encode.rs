@@ -78,7 +78,7 @@ pub(super) struct Message {
 
 impl Message {
     /// Has the server refuse it for any other stream than this one.
-    pub(super) fn expect(&mut self, stream: &str) {
+    pub(super) fn only_for(&mut self, stream: &str) {
         set(&mut self.headers, header::EXPECTED_STREAM, stream);
     }
 }

@@ -118,7 +118,7 @@ impl Letter {
         };
         // At first, which stream took it is seen in the answer. Should that be another, it does not get the message again and again.
         if self.trail.attempts > 1 {
-            message.expect(self.stream(names));
+            message.only_for(self.stream(names));
         }
         message
     }
