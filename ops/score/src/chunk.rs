@@ -18,7 +18,7 @@ const WASTE: f64 = 0.05;
 /// How much one job may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Rows: the model's limit.
+    /// Rows: the model's limit, or fewer.
     pub rows: usize,
     /// Elements of the largest input, padding included: the model's limit.
     pub elements: usize,
@@ -36,9 +36,7 @@ impl Limits {
         let rows = batching.max_rows.min((bytes / of_result.max(1)).max(1));
         Self { rows, elements: batching.max_padded_elements.unwrap_or(usize::MAX), bytes }
     }
-}
 
-impl Limits {
     /// With jobs of so many rows, if that is no more than fits.
     pub fn with_rows(self, rows: usize) -> anyhow::Result<Self> {
         ensure!(rows <= self.rows, "--rows-per-job {rows} is more than this model and broker take, {} rows", self.rows);

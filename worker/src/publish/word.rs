@@ -56,7 +56,7 @@ impl Word {
                 _ => Self::Refused(error.to_string()),
             },
             Ok(PubAck { seq: 0, .. }) => Self::Refused("the server's answer has no sequence".into()),
-            Ok(PubAck { stream: Cow::Borrowed(""), .. }) => Self::Refused("the server's answer names no stream".into()),
+            Ok(ack) if ack.stream.is_empty() => Self::Refused("the server's answer names no stream".into()),
             Ok(ack) if ack.stream != stream => {
                 Self::Refused(format!("stream {:?} took it, {stream:?} should have", ack.stream))
             }
@@ -106,6 +106,17 @@ mod tests {
         let large =
             r#"{"error":{"code":400,"err_code":10054,"description":"message size exceeds maximum allowed"},"seq":0}"#;
         assert!(matches!(read(large), Word::TooLarge(_)));
+    }
+
+    #[test]
+    fn another_stream_than_the_one_meant_is_named() {
+        let why = |payload| match read(payload) {
+            Word::Refused(why) => why,
+            other => panic!("{other:?}"),
+        };
+        assert_eq!(why(r#"{"stream":"T","seq":4}"#), r#"stream "T" took it, "S" should have"#);
+        assert_eq!(why(r#"{"stream":"T","seq":4,"duplicate":true}"#), r#"stream "T" took it, "S" should have"#);
+        assert_eq!(why(r#"{"seq":4}"#), "the server's answer names no stream");
     }
 
     #[test]
