@@ -21,12 +21,13 @@ const SAME_RANK: [(&str, &[&str]); 3] =
     [("message", &["telemetry", "ticket"]), ("ticket", &["telemetry"]), ("app", &["config"])];
 
 /// Workspace crates that each crate may depend on.
-const CRATES: [(&str, &[&str]); 11] = [
+const CRATES: [(&str, &[&str]); 12] = [
     ("schemas", &[]),
     ("worker/engine", &[]),
     ("worker/ledger", &[]),
     ("worker/telemetry", &["gristmill-schemas"]),
     ("worker/torch", &["gristmill-engine"]),
+    ("worker/torch/simulated", &[]),
     (
         "worker",
         &["gristmill-engine", "gristmill-ledger", "gristmill-schemas", "gristmill-telemetry", "gristmill-torch"],

@@ -4,7 +4,8 @@
 use std::path::PathBuf;
 
 fn main() {
-    for path in ["build.rs", "src/accelerator.cpp"] {
+    let sources = ["src/accelerator.cpp", "src/streams.cpp"];
+    for path in ["build.rs"].iter().chain(&sources) {
         println!("cargo:rerun-if-changed={path}");
     }
     // Set for torch-sys in .cargo/config.toml.
@@ -16,7 +17,7 @@ fn main() {
         .std("c++20")
         .includes([include.join("torch/csrc/api/include"), include])
         .warnings(false)
-        .file("src/accelerator.cpp")
+        .files(sources)
         .compile("gristmill_accelerator");
     println!("cargo:rustc-link-lib=c10");
     println!("cargo:rustc-link-lib=torch_cpu");

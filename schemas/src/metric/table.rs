@@ -29,6 +29,7 @@ pub mod attribute {
     pub const GPU_NAME: &str = "hw.name";
     pub const GPU_VENDOR: &str = "hw.vendor";
     pub const GPU_TASK: &str = "hw.gpu.task";
+    pub const MEMORY_STATE: &str = "gristmill.memory.state";
     pub const CPU_MODE: &str = "cpu.mode";
     pub const COMPONENT: &str = "otel.component.type";
 }
@@ -138,6 +139,8 @@ table! {
         "1 where the check holds, 0 where it keeps the worker from being ready.";
     RUNTIME_LAG: "gristmill.runtime.lag", Duration, "s", &[],
         "How late the worker's runtime wakes a timer.";
+    DEVICE_MEMORY_USAGE: "gristmill.device.memory.usage", UpDown, "By", &[a::MEMORY_STATE],
+        "Memory of the GPU that the worker has: used (in tensors), cached (freed, and kept by libtorch for the next). After each batch; absent on the CPU.";
     GPU_MEMORY_USAGE: "hw.gpu.memory.usage", UpDown, "By", GPU,
         "Memory in use on the GPU, by anybody (NVML).";
     GPU_MEMORY_LIMIT: "hw.gpu.memory.limit", UpDown, "By", GPU,

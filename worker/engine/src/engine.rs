@@ -18,16 +18,46 @@ pub trait Inputs {
 }
 
 /// One loaded instance of a model. Lives and dies on one thread: it need not be [`Send`].
+///
+/// A batch is staged, then run. While one runs the next may be staged: where the device works on its own, inputs travel to it
+/// during the run before theirs.
 pub trait Engine {
-    /// Runs one batch.
+    /// Has the inputs of one batch written into memory of the engine's own, and a device begin to fetch them.
     ///
-    /// Outputs come in the order of the signature. After any error but [`RunError::DeviceLost`] the engine must be able to run the
-    /// next batch.
-    fn run(&mut self, inputs: &dyn Inputs) -> Result<Vec<HostTensor>, RunError>;
+    /// After any error but [`RunError::DeviceLost`], here or in the run, the engine must be able to stage the next batch.
+    fn stage(&mut self, inputs: &dyn Inputs) -> Result<Box<dyn Staged>, RunError>;
+
+    /// Stages one batch and runs it.
+    fn run(&mut self, inputs: &dyn Inputs) -> Result<Vec<HostTensor>, RunError> {
+        self.stage(inputs)?.run(&mut || ())
+    }
 
     /// Gives memory that is kept for later back to the device. Called before a job that did not fit alone is tried a last
     /// time; slow, so never in the ordinary course.
     fn reclaim(&mut self) {}
+
+    /// What the device's memory is used for by this process; `None` where that is the host's.
+    fn memory(&self) -> Option<DeviceMemory> {
+        None
+    }
+}
+
+/// Memory of a device that this process has, in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceMemory {
+    /// In tensors.
+    pub used: u64,
+    /// Freed, and kept for the next tensor.
+    pub cached: u64,
+}
+
+/// One batch whose inputs an engine holds. It keeps what it needs of the engine: both are of one thread.
+pub trait Staged {
+    /// Runs the batch. Outputs come in the order of the signature.
+    ///
+    /// `meanwhile` is for what can be done while the device works. It is called once at most, and not at all by engines that
+    /// compute on this very thread.
+    fn run(self: Box<Self>, meanwhile: &mut dyn FnMut()) -> Result<Vec<HostTensor>, RunError>;
 }
 
 /// Makes engines.

@@ -12,7 +12,7 @@ mod signature;
 mod tensor;
 
 pub use dtype::Dtype;
-pub use engine::{Engine, Inputs, Load, LoadError, ModelFile, ModelFormat, RunError};
+pub use engine::{DeviceMemory, Engine, Inputs, Load, LoadError, ModelFile, ModelFormat, RunError, Staged};
 pub use rows::{Part, Share, Stack, split};
 pub use signature::{InputSpec, Mismatch, OutputSpec, Pad, Signature};
 pub use tensor::{HostTensor, Layout, RowSlice};

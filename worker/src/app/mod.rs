@@ -236,6 +236,7 @@ async fn load(
         reports: ends.reports.0.clone(),
         outcomes: ends.outcomes.0.clone(),
         counters: Arc::clone(&vitals.counters),
+        health: Arc::clone(&vitals.health),
         spans: vitals.spans.clone(),
         broken: ends.broken.0.clone(),
         witness: Arc::clone(witness),

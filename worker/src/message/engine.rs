@@ -45,7 +45,7 @@ pub const AHEAD: usize = 2;
 pub struct Ran {
     /// Elements of the largest input, those filled in included.
     pub elements: usize,
-    /// From the jobs' inputs to their outputs: stacking, the run, splitting.
+    /// From the jobs' inputs to their outputs: stacking (unless it was done while another ran), the run, splitting.
     pub took: Duration,
 }
 

@@ -1,16 +1,16 @@
 //! Runs batches and keeps faults from spreading: to batch-mates, to the next batch, to the process. What each fault leads
 //! to stands in one place, [`Isolator::run`].
 
-use std::cell::Cell;
-use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use gristmill_engine::{Engine, HostTensor, Inputs, Layout, LoadError, RunError, Stack};
+use gristmill_engine::{DeviceMemory, Engine, HostTensor, Inputs, LoadError, RunError, Staged};
 use gristmill_schemas::ErrorCode;
 
+use super::ahead::{Ahead, Incoming, Stacked};
 use super::answer::answers;
+use super::attempt::{Fault, Guarded, forward};
 use super::laps::{Lap, Phase};
 use super::parts::{Memory, halves, refusal, singles};
 use super::warm_up::control;
@@ -26,10 +26,10 @@ const REBUILD_WINDOW: Duration = Duration::from_secs(60);
 
 /// One engine, and what it takes to have another.
 pub(super) struct Isolator<'a> {
-    engine: Box<dyn Engine>,
+    guarded: Guarded<'a>,
     load: &'a dyn Fn() -> Result<Box<dyn Engine>, LoadError>,
-    clock: &'a RunClock,
     counters: &'a Counters,
+    ahead: Ahead,
     rebuilt: Vec<Instant>,
     /// What the present batch went through.
     laps: Vec<Lap>,
@@ -59,30 +59,29 @@ pub(super) struct Stop {
     pub(super) run: u64,
 }
 
-/// Why a run has no outputs.
-enum Fault {
-    Model(RunError),
-    /// A bug, of ours or of a binding. What the engine is good for now nobody knows.
-    Panic,
-}
-
-impl fmt::Display for Fault {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Model(error) => error.fmt(f),
-            Self::Panic => f.write_str("the engine panicked"),
-        }
-    }
-}
-
 impl<'a> Isolator<'a> {
     pub(super) fn new(
-        engine: Box<dyn Engine>,
+        guarded: Guarded<'a>,
         load: &'a dyn Fn() -> Result<Box<dyn Engine>, LoadError>,
-        clock: &'a RunClock,
         counters: &'a Counters,
+        ahead: Ahead,
     ) -> Self {
-        Self { engine, load, clock, counters, rebuilt: Vec::new(), laps: Vec::new() }
+        Self { guarded, load, counters, ahead, rebuilt: Vec::new(), laps: Vec::new() }
+    }
+
+    /// How long its runs take.
+    pub(super) fn clock(&self) -> &'a RunClock {
+        self.guarded.clock
+    }
+
+    /// What is in the device's memory.
+    pub(super) fn memory(&self) -> Option<DeviceMemory> {
+        self.guarded.engine.memory()
+    }
+
+    /// Waits for a batch; none comes any more once the other end is gone.
+    pub(super) fn recv(&mut self) -> Option<Incoming> {
+        self.ahead.recv()
     }
 
     /// What the last batch went through.
@@ -94,7 +93,7 @@ impl<'a> Isolator<'a> {
     /// mates have results.
     pub(super) fn run(
         &mut self,
-        batch: Batch,
+        Incoming { batch, mut stacked }: Incoming,
         learned: &mut Vec<Ceiling>,
         emit: &mut dyn FnMut(Vec<Outcome>),
     ) -> Result<(), Unfit> {
@@ -102,7 +101,7 @@ impl<'a> Isolator<'a> {
         let mut todo = vec![batch];
         while let Some(mut batch) = todo.pop() {
             let started = Instant::now();
-            let (run, fault) = match self.attempt(&mut batch) {
+            let (run, fault) = match self.attempt(&mut batch, stacked.take()) {
                 (_, Ok(outputs)) => {
                     memory.fitted = memory.fitted.max(batch.rows());
                     self.answer(batch, outputs, started, emit);
@@ -116,11 +115,13 @@ impl<'a> Isolator<'a> {
                 (Fault::Model(RunError::OutOfMemory(_)), 2..) => {
                     self.counters.inc(Count::OutOfMemory);
                     memory.lacked = Some(batch.tails.clone());
+                    self.ahead.forget();
                     Ok(Next::Halve)
                 }
                 (Fault::Model(RunError::OutOfMemory(_)), _) => {
                     self.counters.inc(Count::OutOfMemory);
-                    self.engine.reclaim();
+                    self.ahead.forget();
+                    self.guarded.engine.reclaim();
                     Ok(Next::TryLast(ErrorCode::ResourceExhausted))
                 }
                 (Fault::Model(RunError::Failed(_)), 2..) => Ok(Next::Halve),
@@ -162,7 +163,7 @@ impl<'a> Isolator<'a> {
     /// A job failed alone: a control sample tells whether that is its own fault or the instance's. If it is the
     /// instance's, the job has another try on a new one.
     fn find_fault(&mut self, batch: &mut Batch, why: String) -> Result<Next, Stop> {
-        let (run, sample) = self.guarded(batch, |engine, batch| control(engine, &batch.model));
+        let (run, sample) = self.guarded.enter(batch, |engine, batch| control(engine, &batch.model));
         match sample {
             Ok(()) => Ok(Next::Refuse(ErrorCode::ModelError, why)),
             Err(RunError::DeviceLost(why)) => Err(Stop::lost(run, &why)),
@@ -178,7 +179,7 @@ impl<'a> Isolator<'a> {
         started: Instant,
         emit: &mut dyn FnMut(Vec<Outcome>),
     ) -> Result<bool, Stop> {
-        let (run, outputs) = self.attempt(batch);
+        let (run, outputs) = self.attempt(batch, None);
         let why = match outputs {
             Ok(outputs) => {
                 self.answer(batch.take(), outputs, started, emit);
@@ -203,37 +204,16 @@ impl<'a> Isolator<'a> {
     }
 
     /// One run. Returns its number.
-    fn attempt(&mut self, batch: &mut Batch) -> (u64, Result<Vec<HostTensor>, Fault>) {
+    fn attempt(&mut self, batch: &mut Batch, stacked: Option<Stacked>) -> (u64, Result<Vec<HostTensor>, Fault>) {
         let began = Instant::now();
-        let (run, (outputs, stacked)) = self.guarded(batch, forward);
+        let Self { guarded, ahead, laps, .. } = self;
+        let (run, outputs) = guarded.enter(batch, |engine, batch| forward(engine, batch, stacked, ahead, laps));
         let ended = Instant::now();
-        let meters = &batch.model.meters;
-        let pad = Lap::new(Phase::Pad, began, stacked.unwrap_or(ended));
-        meters.pad.record(pad.seconds());
-        self.laps.push(pad);
-        if let Some(stacked) = stacked {
-            let mut device = Lap::new(Phase::Device, stacked, ended);
-            device.error = outputs.as_ref().err().map(Fault::to_string);
-            meters.device.record(device.seconds());
-            self.laps.push(device);
-        }
         batch.jobs.iter_mut().for_each(|job| job.envelope.marks.ran = Some([began, ended]));
         if matches!(outputs, Err(Fault::Panic)) {
             self.counters.inc(Count::Panics);
         }
         (run, outputs)
-    }
-
-    /// Goes into the model, which the ledger and the clock know of: it may not return, nor the process live.
-    fn guarded<T>(&mut self, batch: &mut Batch, work: impl FnOnce(&mut dyn Engine, &Batch) -> T) -> (u64, T) {
-        let run = self.clock.start();
-        batch.mark(run);
-        gristmill_ledger::enter(run);
-        let done = work(&mut *self.engine, batch);
-        gristmill_ledger::enter_ours();
-        batch.jobs.iter_mut().for_each(|job| job.envelope.ticket.ran());
-        self.clock.stop();
-        (run, done)
     }
 
     /// Replaces the engine by a new one. Fails where that happens too often, or cannot be done.
@@ -249,12 +229,14 @@ impl<'a> Isolator<'a> {
         self.counters.inc(Count::Rebuilds);
         tracing::error!("an engine instance failed and is loaded again");
         // First the old one goes: there may be no room for two.
-        self.engine = Box::new(Gone);
+        self.ahead.forget();
+        self.guarded.engine = Box::new(Gone);
         let load = self.load;
         // Caught as well: whatever made the old instance panic may still be there.
-        let (run, loaded) = self.guarded(batch, |_, _| catch_unwind(AssertUnwindSafe(load)));
+        let (run, loaded) = self.guarded.enter(batch, |_, _| catch_unwind(AssertUnwindSafe(load)));
         let loaded = loaded.map_err(|_| stop(run, "its instance cannot be loaded again".to_owned()))?;
-        self.engine = loaded.map_err(|error| stop(run, format!("its instance cannot be loaded again: {error}")))?;
+        self.guarded.engine =
+            loaded.map_err(|error| stop(run, format!("its instance cannot be loaded again: {error}")))?;
         Ok(())
     }
 }
@@ -272,7 +254,7 @@ enum Next {
 struct Gone;
 
 impl Engine for Gone {
-    fn run(&mut self, _: &dyn Inputs) -> Result<Vec<HostTensor>, RunError> {
+    fn stage(&mut self, _: &dyn Inputs) -> Result<Box<dyn Staged>, RunError> {
         Err(RunError::Failed("the instance is gone".into()))
     }
 }
@@ -280,45 +262,6 @@ impl Engine for Gone {
 impl Stop {
     fn lost(run: u64, why: &str) -> Self {
         Self { reason: format!("its device is lost: {why}"), is_device: true, run }
-    }
-}
-
-/// Runs a batch. Returns when its inputs were stacked, too.
-fn forward(engine: &mut dyn Engine, batch: &Batch) -> (Result<Vec<HostTensor>, Fault>, Option<Instant>) {
-    let signature = &batch.model.signature;
-    let stack = Stack::new(signature, &batch.tails, batch.jobs.iter().map(|job| &job.part));
-    let inputs = Timed { stack, written: Cell::new(None) };
-    let run = || {
-        let outputs = engine.run(&inputs)?;
-        let checked = signature.check_outputs(&outputs, batch.rows());
-        checked.map_err(|mismatch| RunError::Failed(format!("the model's output {mismatch}")))?;
-        Ok(outputs)
-    };
-    let outputs = match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(outputs) => outputs.map_err(Fault::Model),
-        Err(_) => Err(Fault::Panic),
-    };
-    (outputs, inputs.written.get())
-}
-
-/// Inputs that tell when the last of them was written.
-struct Timed<'a> {
-    stack: Stack<'a>,
-    written: Cell<Option<Instant>>,
-}
-
-impl Inputs for Timed<'_> {
-    fn count(&self) -> usize {
-        self.stack.count()
-    }
-
-    fn layout(&self, index: usize) -> Layout {
-        self.stack.layout(index)
-    }
-
-    fn write(&self, index: usize, into: &mut [u8]) {
-        self.stack.write(index, into);
-        self.written.set(Some(Instant::now()));
     }
 }
 

@@ -15,7 +15,9 @@ use crate::telemetry::{Trace, wall_time};
 pub(super) enum Phase {
     /// Stacking the inputs.
     Pad,
-    /// Forward, with the copies to and from the device.
+    /// The same, while the device was at work on the batch before.
+    PadAhead,
+    /// Forward, with the copies from the device, and to it where they were not made ahead.
     Device,
     /// Taking each job's rows out of the outputs.
     Split,
@@ -42,19 +44,22 @@ impl Lap {
 
     fn name(&self, model: &Served) -> Cow<'static, str> {
         match self.phase {
-            Phase::Pad => "batch.pad".into(),
+            Phase::Pad | Phase::PadAhead => "batch.pad".into(),
             Phase::Device => format!("device.run {}", model.name).into(),
             Phase::Split => "batch.split".into(),
         }
     }
 }
 
-/// How long it took from stacking to splitting, if there was one run and it did not fail.
+/// How long it kept the engine from other batches, from stacking to splitting, if there was one run and it did not fail.
 pub(super) fn whole_run(laps: &[Lap]) -> Option<Duration> {
     let mut runs = laps.iter().enumerate().filter(|(_, lap)| lap.phase == Phase::Device);
     let (run, _) = runs.next().filter(|(_, run)| run.error.is_none())?;
-    // Stacking stands before it. What stands before that, an attempt that did not get so far, is not the run's.
-    let [began, _] = laps[run.checked_sub(1)?].interval;
+    // Stacking stands before it, unless it was done in the time of another. What stands before that, an attempt that did not
+    // get so far, is not the run's.
+    let stacking = &laps[run.checked_sub(1)?];
+    let first = if stacking.phase == Phase::PadAhead { &laps[run] } else { stacking };
+    let [began, _] = first.interval;
     let [_, ended] = laps.last()?.interval;
     runs.next().is_none().then(|| ended.saturating_duration_since(began))
 }
@@ -90,4 +95,37 @@ pub(super) fn spans(model: &Served, seal: &Seal, laps: Vec<Lap>) -> Vec<Span> {
         Span { error: lap.error, ..span }
     });
     [root, form].into_iter().chain(below).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn laps(laps: &[(Phase, [u64; 2])]) -> Vec<Lap> {
+        let zero = Instant::now();
+        let at = |millis: u64| zero + Duration::from_millis(millis);
+        laps.iter().map(|&(phase, [from, to])| Lap::new(phase, at(from), at(to))).collect()
+    }
+
+    #[test]
+    fn a_run_lasts_from_stacking_to_splitting() {
+        let whole = [(Phase::Pad, [0, 2]), (Phase::Device, [2, 7]), (Phase::Split, [7, 8])];
+        assert_eq!(whole_run(&laps(&whole)), Some(Duration::from_millis(8)));
+    }
+
+    #[test]
+    fn stacking_in_the_time_of_another_run_costs_it_nothing() {
+        let ahead = [(Phase::PadAhead, [0, 2]), (Phase::Device, [5, 7]), (Phase::Split, [7, 8])];
+        assert_eq!(whole_run(&laps(&ahead)), Some(Duration::from_millis(3)));
+    }
+
+    #[test]
+    fn what_failed_or_was_halved_tells_nothing_of_the_cost() {
+        let mut failed = laps(&[(Phase::Pad, [0, 2]), (Phase::Device, [2, 7])]);
+        failed[1].error = Some("it threw".into());
+        assert_eq!(whole_run(&failed), None);
+        let halves = [(Phase::Pad, [0, 2]), (Phase::Device, [2, 7]), (Phase::Pad, [7, 8]), (Phase::Device, [8, 9])];
+        assert_eq!(whole_run(&laps(&halves)), None);
+        assert_eq!(whole_run(&laps(&[(Phase::Pad, [0, 2])])), None);
+    }
 }

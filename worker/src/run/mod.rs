@@ -1,25 +1,29 @@
 //! Run: one OS thread for each engine instance. It owns every tensor, waits for a batch, runs it, sends the outcomes
 //! on and asks for the next one. Nothing here knows tokio's reactor or NATS.
 
+mod ahead;
 mod answer;
+mod attempt;
 mod isolate;
 mod laps;
 mod parts;
 mod warm_up;
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
 
-use gristmill_engine::{Engine, Load, LoadError, ModelFile};
+use gristmill_engine::{DeviceMemory, Engine, Load, LoadError, ModelFile};
 use gristmill_ledger::{Cause, Death, Witness};
 use tokio::sync::{mpsc, oneshot};
 
+use self::ahead::Ahead;
+use self::attempt::Guarded;
 use self::isolate::{Isolator, Stop, Unfit};
 use self::warm_up::warm_up;
 use crate::cores::Cores;
 use crate::message::{AHEAD, Batch, Broken, EngineEvent, Instance, Outcome, Ran, Report, Served};
-use crate::telemetry::{Counters, RunClock, Spans};
+use crate::telemetry::{Counters, Health, RunClock, Spans};
 
 /// What every instance is given.
 #[derive(Clone)]
@@ -34,6 +38,8 @@ pub struct Instances {
     pub outcomes: mpsc::Sender<Vec<Outcome>>,
     /// Written: errors of models.
     pub counters: Arc<Counters>,
+    /// Written: memory of the device.
+    pub health: Arc<Health>,
     /// Where the spans of batches go.
     pub spans: Spans,
     /// Hears of an instance that is broken for good. Room for one: the first ends the process.
@@ -80,8 +86,10 @@ impl Instances {
             match load() {
                 Ok(engine) => {
                     drop(ready.send(Ok(())));
-                    let isolator = Isolator::new(engine, &load, &clock, &instances.counters);
-                    instances.serve(isolator, &model, number, &clock);
+                    let (batches, inbox) = sync_channel(AHEAD);
+                    let guarded = Guarded { engine, clock: &clock };
+                    let isolator = Isolator::new(guarded, &load, &instances.counters, Ahead::new(inbox));
+                    instances.serve(isolator, batches, &model, number);
                 }
                 Err(error) => drop(ready.send(Err(error))),
             }
@@ -89,19 +97,21 @@ impl Instances {
         Ok(Instance { thread, warm, clock: kept })
     }
 
-    fn serve(&self, mut isolator: Isolator<'_>, model: &Arc<Served>, instance: u64, clock: &RunClock) {
+    fn serve(&self, mut isolator: Isolator<'_>, batches: SyncSender<Batch>, model: &Arc<Served>, instance: u64) {
         let _guard = Guard { model, broken: &self.broken };
+        let clock = isolator.clock();
         let report = |event| self.reports.blocking_send(Report { model: Arc::clone(model), instance, event });
-        let (batches, inbox) = sync_channel::<Batch>(AHEAD);
         // Either end closed means that the batch task is gone: the drain has come to us.
         let mut is_wanted = report(EngineEvent::Ready(batches)).is_ok();
         while is_wanted {
-            let Ok(batch) = inbox.recv() else { return };
+            let Some(incoming) = isolator.recv() else { return };
             clock.begin();
-            let (seal, elements, mut learned) = (Arc::clone(&batch.seal), batch.elements(), Vec::new());
+            let (seal, elements, mut learned) =
+                (Arc::clone(&incoming.batch.seal), incoming.batch.elements(), Vec::new());
             let mut emit = |outcomes| drop(self.outcomes.blocking_send(outcomes));
-            let done = isolator.run(batch, &mut learned, &mut emit);
+            let done = isolator.run(incoming, &mut learned, &mut emit);
             clock.end();
+            self.note(isolator.memory());
             let laps = isolator.take_laps();
             let ran = laps::whole_run(&laps).map(|took| Ran { elements, took });
             laps::spans(model, &seal, laps).into_iter().for_each(|span| self.spans.emit(span));
@@ -110,6 +120,11 @@ impl Instances {
             }
             is_wanted = report(EngineEvent::Done { learned, ran }).is_ok();
         }
+    }
+
+    fn note(&self, memory: Option<DeviceMemory>) {
+        let Some(DeviceMemory { used, cached }) = memory else { return };
+        self.health.device_memory.iter().zip([used, cached]).for_each(|(kept, now)| kept.store(now, Ordering::Relaxed));
     }
 
     /// Has the process end, and keeps the jobs until it has. Given back, they would join other workers' batches at once;

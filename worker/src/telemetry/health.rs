@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use gristmill_schemas::manifest::Signature;
 use serde::Serialize;
@@ -19,6 +19,9 @@ pub struct Health {
     pub in_flight: AtomicUsize,
     /// Jobs waiting for a batch, online and bulk. Written by the batch task.
     pub queued: [AtomicUsize; 2],
+    /// Bytes of the device's memory in tensors, and kept for the next ones; 0 where models run in the host's. Written by engine
+    /// threads, after each batch.
+    pub device_memory: [AtomicU64; 2],
     /// Models served. Written once by the registry.
     pub models: OnceLock<Vec<ModelReport>>,
     /// Why results cannot be stored at present; intake asks for no jobs meanwhile. Written by the publish task.

@@ -54,6 +54,14 @@ fn one(value: f64) -> Observed {
     vec![(value, Vec::new())]
 }
 
+/// By state; nothing where models run in the host's memory.
+fn memory(health: &Health) -> Observed {
+    let bytes = health.device_memory.each_ref().map(|bytes| bytes.load(Ordering::Relaxed) as f64);
+    let states = bytes.into_iter().zip(["used", "cached"]);
+    let found = states.map(|(bytes, state)| (bytes, vec![KeyValue::new(a::MEMORY_STATE, state)]));
+    if bytes == [0.0; 2] { Vec::new() } else { found.collect() }
+}
+
 impl Vitals {
     /// Has states and totals reported. `permits`: most jobs accepted and not settled. Call once.
     pub fn observe(&self, permits: usize) {
@@ -72,6 +80,8 @@ impl Vitals {
             let number = |holds: bool| f64::from(u8::from(holds));
             checks.map(|(name, fault)| (number(fault.is_none()), vec![KeyValue::new(a::CHECK, name)])).collect()
         });
+        let kept = Arc::clone(health);
+        instruments.observe(&metric::DEVICE_MEMORY_USAGE, move || memory(&kept));
         let limiter = Arc::clone(&tracing.limiter);
         instruments.observe(&metric::TRACES_SKIPPED, move || one(limiter.skipped() as f64));
         meters.observe_settled(counters);
@@ -167,5 +177,19 @@ impl ModelMeters {
 
     fn with(&self, key: &'static str, value: &str) -> Vec<KeyValue> {
         self.attributes.iter().cloned().chain([KeyValue::new(key, value.to_owned())]).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_of_a_device_is_told_by_state_where_there_is_one() {
+        let health = Health::default();
+        assert_eq!(memory(&health), []);
+        health.device_memory[0].store(3, Ordering::Relaxed);
+        let state = |name: &'static str| vec![KeyValue::new("gristmill.memory.state", name)];
+        assert_eq!(memory(&health), [(3.0, state("used")), (0.0, state("cached"))]);
     }
 }

@@ -1,9 +1,12 @@
-//! The device after a failure: whether it is still of use, and memory given back to it. See `accelerator.cpp`.
+//! The device as a whole: whether it is still of use after a failure, and its memory. See `accelerator.cpp`.
 
+use gristmill_engine::DeviceMemory;
+use libc::c_int;
 use tch::Device;
 
 unsafe extern "C" {
-    fn gristmill_synchronize(index: libc::c_int) -> bool;
+    fn gristmill_synchronize(index: c_int) -> bool;
+    fn gristmill_memory(index: c_int, used: *mut u64, cached: *mut u64) -> bool;
     fn gristmill_empty_cache() -> bool;
 }
 
@@ -11,9 +14,20 @@ unsafe extern "C" {
 /// call on it will ever succeed again.
 pub(crate) fn is_usable(device: Device) -> bool {
     let Device::Cuda(index) = device else { return true };
-    let index = libc::c_int::try_from(index).expect("a device that exists has a small number");
     // SAFETY: takes a number, throws nothing.
-    unsafe { gristmill_synchronize(index) }
+    unsafe { gristmill_synchronize(number(index)) }
+}
+
+/// Memory of the accelerator of this index, as libtorch accounts for it.
+pub(crate) fn memory(index: usize) -> Option<DeviceMemory> {
+    let (mut used, mut cached) = (0, 0);
+    // SAFETY: takes a number and two places of ours, throws nothing.
+    let is_known = unsafe { gristmill_memory(number(index), &raw mut used, &raw mut cached) };
+    is_known.then_some(DeviceMemory { used, cached })
+}
+
+fn number(index: usize) -> c_int {
+    c_int::try_from(index).expect("a device that exists has a small number")
 }
 
 /// Gives memory that is kept for later back to the device.

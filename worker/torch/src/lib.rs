@@ -8,6 +8,8 @@ mod device;
 mod failure;
 mod heap;
 mod module;
+mod place;
+mod streams;
 mod text;
 mod value;
 

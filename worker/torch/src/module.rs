@@ -1,13 +1,17 @@
+use std::rc::Rc;
 use std::sync::Once;
 
-use gristmill_engine::{Engine, HostTensor, Inputs, Load, LoadError, ModelFile, ModelFormat, OutputSpec, RunError};
+use gristmill_engine::{
+    DeviceMemory, Engine, HostTensor, Inputs, Load, LoadError, ModelFile, ModelFormat, OutputSpec, RunError, Staged,
+};
 use tch::{CModule, Device, IValue, TchError, Tensor};
 
-use crate::accelerator::empty_cache;
+use crate::accelerator::{empty_cache, memory};
 use crate::device::{DeviceError, DeviceSetting};
 use crate::failure::run_error;
+use crate::place::Place;
 use crate::text::essence;
-use crate::value::{outputs, to_host, written};
+use crate::value::{host_tensor, outputs, written};
 
 /// Loads TorchScript modules onto one device.
 pub struct TorchLoader {
@@ -35,12 +39,14 @@ impl Load for TorchLoader {
         // OpenMP keeps this number per thread, so it is set on the thread that will run the model.
         tch::set_num_threads(i32::try_from(self.threads).unwrap_or(i32::MAX));
         let load = || {
-            let mut module = CModule::load_on_device(&model.path, self.device)?;
-            module.f_set_eval()?;
-            Ok(module)
+            // First, so that the parameters are copied in the order of what will use them.
+            let place = Place::try_new(self.device)?;
+            let mut code = CModule::load_on_device(&model.path, self.device)?;
+            code.f_set_eval()?;
+            Ok(Module { code, place, outputs: model.signature.outputs.clone() })
         };
         let module = load().map_err(|e: TchError| LoadError(format!("{}: {}", model.path.display(), essence(&e))))?;
-        Ok(Box::new(Module { module, device: self.device, outputs: model.signature.outputs.clone() }))
+        Ok(Box::new(Loaded(Rc::new(module))))
     }
 
     fn device(&self) -> String {
@@ -52,29 +58,56 @@ impl Load for TorchLoader {
 }
 
 /// One TorchScript module.
-struct Module {
-    module: CModule,
-    device: Device,
-    outputs: Vec<OutputSpec>,
+pub(crate) struct Module {
+    pub(crate) code: CModule,
+    pub(crate) place: Place,
+    pub(crate) outputs: Vec<OutputSpec>,
 }
 
-impl Engine for Module {
-    fn run(&mut self, inputs: &dyn Inputs) -> Result<Vec<HostTensor>, RunError> {
-        let _no_grad = tch::no_grad_guard();
-        let forward = || {
-            // All are written before the first is moved: writing is told from running by the last one written.
-            let inputs: Vec<Tensor> = (0..inputs.count()).map(|at| written(inputs, at)).collect::<Result<_, _>>()?;
-            let moved =
-                |input: Tensor| if self.device == Device::Cpu { Ok(input) } else { input.f_to_device(self.device) };
-            let inputs = inputs.into_iter().map(|input| moved(input).map(IValue::Tensor));
-            let inputs: Vec<IValue> = inputs.collect::<Result<_, _>>()?;
-            self.module.forward_is(&inputs)
-        };
-        let value = forward().map_err(|error| run_error(&error, self.device))?;
-        outputs(value, &self.outputs)?.into_iter().map(|tensor| to_host(tensor, self.device)).collect()
+impl Module {
+    fn error(&self, error: &TchError) -> RunError {
+        run_error(error, self.place.device())
+    }
+}
+
+/// A module as an engine.
+pub(crate) struct Loaded(pub(crate) Rc<Module>);
+
+impl Engine for Loaded {
+    fn stage(&mut self, inputs: &dyn Inputs) -> Result<Box<dyn Staged>, RunError> {
+        let module = Rc::clone(&self.0);
+        let staged = |at| module.place.upload(written(inputs, at, &module.place)?);
+        let inputs: Result<Vec<Tensor>, TchError> = (0..inputs.count()).map(staged).collect();
+        let inputs = inputs.map_err(|error| module.error(&error))?;
+        Ok(Box::new(Fed { module, inputs }))
     }
 
     fn reclaim(&mut self) {
-        empty_cache(self.device);
+        empty_cache(self.0.place.device());
+    }
+
+    fn memory(&self) -> Option<DeviceMemory> {
+        match self.0.place.device() {
+            Device::Cuda(index) => memory(index),
+            _ => None,
+        }
+    }
+}
+
+/// A module and the inputs of one run.
+struct Fed {
+    module: Rc<Module>,
+    inputs: Vec<Tensor>,
+}
+
+impl Staged for Fed {
+    fn run(self: Box<Self>, meanwhile: &mut dyn FnMut()) -> Result<Vec<HostTensor>, RunError> {
+        let Self { module, inputs } = *self;
+        let _no_grad = tch::no_grad_guard();
+        let inputs: Vec<IValue> = inputs.into_iter().map(IValue::Tensor).collect();
+        let value = module.code.forward_is(&inputs).map_err(|error| module.error(&error))?;
+        let outputs = outputs(value, &module.outputs)?;
+        let outputs = module.place.download(outputs, meanwhile).map_err(|error| module.error(&error))?;
+        outputs.iter().map(host_tensor).collect()
     }
 }

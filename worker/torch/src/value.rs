@@ -1,9 +1,9 @@
 //! A batch's inputs into libtorch and what a model gave out of it.
 
 use gristmill_engine::{Dtype, HostTensor, Inputs, OutputSpec, RunError};
-use tch::{Device, IValue, Kind, TchError, Tensor};
+use tch::{IValue, Kind, TchError, Tensor};
 
-use crate::failure::run_error;
+use crate::place::Place;
 
 fn kind(dtype: Dtype) -> Kind {
     match dtype {
@@ -38,10 +38,10 @@ fn dtype(kind: Kind) -> Option<Dtype> {
 
 /// An input of a batch, written into a tensor of libtorch's own in host memory, a new one for each run: a module may keep it, or
 /// write into it.
-pub(crate) fn written(inputs: &dyn Inputs, index: usize) -> Result<Tensor, TchError> {
+pub(crate) fn written(inputs: &dyn Inputs, index: usize, place: &Place) -> Result<Tensor, TchError> {
     let layout = inputs.layout(index);
     let shape: Vec<i64> = layout.shape.iter().map(|&dim| dim as i64).collect();
-    let tensor = Tensor::f_empty(&shape, (kind(layout.dtype), Device::Cpu))?;
+    let tensor = place.host_memory(&shape, kind(layout.dtype))?;
     if let Some(start) = start(&tensor, layout.bytes())? {
         // SAFETY: the tensor is new, contiguous and nobody else's, and has the bytes of its shape. They came out of a foreign
         // allocator: whatever is in them, they are bytes.
@@ -102,20 +102,18 @@ fn name(value: &IValue) -> &'static str {
     }
 }
 
-/// Copies a tensor to the host. A module may have kept it, and write into it again.
-pub(crate) fn to_host(tensor: Tensor, device: Device) -> Result<HostTensor, RunError> {
+/// Copies a contiguous tensor out of libtorch's host memory. A module may have kept it, and write into it again.
+pub(crate) fn host_tensor(tensor: &Tensor) -> Result<HostTensor, RunError> {
+    let failed = |reason: String| RunError::Failed(reason);
     let kind = tensor.kind();
-    let dtype = dtype(kind).ok_or_else(|| RunError::Failed(format!("the model returned a tensor of {kind:?}")))?;
+    let dtype = dtype(kind).ok_or_else(|| failed(format!("the model returned a tensor of {kind:?}")))?;
     let shape: Vec<usize> = tensor.size().into_iter().map(|dim| dim as usize).collect();
-    let copy = || {
-        let tensor = tensor.f_to_device(Device::Cpu)?.f_contiguous()?;
-        let bytes = tensor.numel() * dtype.size();
-        let Some(start) = start(&tensor, bytes)? else { return Ok(Vec::new()) };
+    let bytes = tensor.numel() * dtype.size();
+    let data = match start(tensor, bytes).map_err(|error| failed(error.to_string()))? {
+        None => Vec::new(),
         // SAFETY: a contiguous tensor in host memory has the bytes of its shape from there on, and lives until they are copied.
         #[allow(unsafe_code, reason = "tch copies into memory that has to be cleared first")]
-        let data = unsafe { std::slice::from_raw_parts(start, bytes) };
-        Ok(data.to_vec())
+        Some(start) => unsafe { std::slice::from_raw_parts(start, bytes) }.to_vec(),
     };
-    let data = copy().map_err(|error: TchError| run_error(&error, device))?;
     Ok(HostTensor { dtype, shape, data })
 }

@@ -55,14 +55,17 @@ fn gpu() -> Panel {
 
 fn memory() -> Panel {
     let by = [INSTANCE, a::GPU_ID];
+    let own = [INSTANCE, a::MEMORY_STATE];
     Panel::lines(
         "GPU memory",
         Unit::Bytes,
-        "In use by anybody (NVML), against what there is. libtorch keeps what it has freed, so it does not fall by \
-         itself.",
+        "In use by anybody (NVML), against what there is, and what the worker has of it: used is in tensors, cached was \
+         freed and is kept by libtorch for the next, so that it does not fall by itself. All three far apart: somebody else \
+         uses the device.",
     )
     .query(Series::of(metric::GPU_MEMORY_USAGE).now().max(&by), format!("used {}", legend(&by)))
     .query(Series::of(metric::GPU_MEMORY_LIMIT).now().max(&by), format!("all {}", legend(&by)))
+    .query(Series::of(metric::DEVICE_MEMORY_USAGE).now().max(&own), legend(&own))
 }
 
 fn share() -> Panel {

@@ -2,15 +2,41 @@ use super::*;
 use crate::message::testing::{envelope, meters, refusal, seal};
 use crate::message::{Answer, RoutedJob, Served};
 use gristmill_engine::{Dtype, InputSpec, OutputSpec, Part, Signature};
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::mpsc::sync_channel;
 
 /// Faults that no TorchScript model can be made to have: what tch itself would do wrong. Everything else about
 /// running is tested with real models, in `integration/`.
-struct Faulty;
+struct Faulty(Log);
+
+/// What engines were asked for: `+1 2` is a batch of a 1 and a 2 staged, `1 2` its run.
+type Log = Rc<RefCell<Vec<String>>>;
+
+fn text(data: &[u8]) -> String {
+    data.iter().map(u8::to_string).collect::<Vec<_>>().join(" ")
+}
 
 impl Engine for Faulty {
-    fn run(&mut self, inputs: &dyn Inputs) -> Result<Vec<HostTensor>, RunError> {
-        let mut output = HostTensor::of(inputs, 0);
+    fn stage(&mut self, inputs: &dyn Inputs) -> Result<Box<dyn Staged>, RunError> {
+        let input = HostTensor::of(inputs, 0);
+        self.0.borrow_mut().push(format!("+{}", text(&input.data)));
+        assert!(!input.data.contains(&4), "a row of 4 cannot be staged");
+        Ok(Box::new(Fed { input, log: Rc::clone(&self.0) }))
+    }
+}
+
+struct Fed {
+    /// And output.
+    input: HostTensor,
+    log: Log,
+}
+
+impl Staged for Fed {
+    fn run(self: Box<Self>, meanwhile: &mut dyn FnMut()) -> Result<Vec<HostTensor>, RunError> {
+        let mut output = self.input;
+        self.log.borrow_mut().push(text(&output.data));
+        meanwhile();
         let data = &output.data;
         assert!(!data.contains(&9), "a row of 9 makes the engine panic");
         if data.len() > 4 && data.contains(&7) || data.contains(&6) {
@@ -56,23 +82,38 @@ struct Ran {
     learned: Vec<usize>,
     loads: usize,
     unfit: Option<String>,
+    log: Vec<String>,
 }
 
 fn run(values: impl Iterator<Item = u8>) -> Ran {
-    let jobs: Vec<RoutedJob> = values.map(job).collect();
-    let seal = seal(jobs.len());
-    let batch = Batch { model: model(), tails: vec![vec![]], length: 1, jobs, seal };
-    let loads = Cell::new(0);
+    run_all(&[&values.collect::<Vec<u8>>()])
+}
+
+/// Runs batches that are all there from the beginning.
+fn run_all(batches: &[&[u8]]) -> Ran {
+    let (sender, inbox) = sync_channel(batches.len());
+    for values in batches {
+        let jobs: Vec<RoutedJob> = values.iter().copied().map(job).collect();
+        let seal = seal(jobs.len());
+        sender.send(Batch { model: model(), tails: vec![vec![]], length: 1, jobs, seal }).unwrap();
+    }
+    drop(sender);
+    let (loads, log) = (Cell::new(0), Log::default());
+    let engine = || Box::new(Faulty(Rc::clone(&log))) as Box<dyn Engine>;
     let load = || {
         loads.set(loads.get() + 1);
-        Ok(Box::new(Faulty) as Box<dyn Engine>)
+        Ok(engine())
     };
     let (clock, counters) = (RunClock::new(0), Counters::default());
-    let (mut outcomes, mut learned) = (Vec::new(), Vec::new());
-    let mut isolator = Isolator::new(Box::new(Faulty), &load, &clock, &counters);
-    let unfit = isolator.run(batch, &mut learned, &mut |burst| outcomes.extend(burst)).err();
+    let (mut outcomes, mut learned, mut unfit) = (Vec::new(), Vec::new(), None);
+    let guarded = Guarded { engine: engine(), clock: &clock };
+    let mut isolator = Isolator::new(guarded, &load, &counters, Ahead::new(inbox));
+    while let Some(incoming) = isolator.recv().filter(|_| unfit.is_none()) {
+        unfit = isolator.run(incoming, &mut learned, &mut |burst| outcomes.extend(burst)).err();
+    }
     let learned = learned.into_iter().map(|ceiling| ceiling.rows).collect();
-    Ran { outcomes, learned, loads: loads.get(), unfit: unfit.map(|unfit| unfit.stop.reason) }
+    let unfit = unfit.map(|unfit| unfit.stop.reason);
+    Ran { outcomes, learned, loads: loads.get(), unfit, log: log.take() }
 }
 
 fn assert_ok(outcome: &Outcome) {
@@ -124,4 +165,45 @@ fn an_instance_that_fails_too_often_is_given_up() {
     let ran = run([9; 12].into_iter());
     assert_eq!(ran.loads, MAX_REBUILDS);
     assert!(ran.unfit.unwrap().contains("failed again after 8 rebuilds"));
+}
+
+#[test]
+fn the_next_batch_is_staged_while_one_runs_and_once() {
+    let ran = run_all(&[&[10], &[11, 12], &[13]]);
+    assert_eq!(ran.log, ["+10", "10", "+11 12", "11 12", "+13", "13"]);
+    assert_eq!(ran.outcomes.len(), 4);
+    ran.outcomes.iter().for_each(assert_ok);
+}
+
+#[test]
+fn a_batch_that_is_halved_leaves_the_next_one_staged() {
+    let ran = run_all(&[&[8, 10], &[11]]);
+    assert_eq!(ran.log.iter().filter(|entry| *entry == "+11").count(), 1, "{:?}", ran.log);
+    assert!(refusal(&ran.outcomes[0]).1.contains("shape [2]"));
+    ran.outcomes[1..].iter().for_each(assert_ok);
+}
+
+#[test]
+fn a_batch_that_does_not_fit_gets_the_memory_of_what_was_staged() {
+    let ran = run_all(&[&[7, 10, 11, 12, 13, 14], &[15]]);
+    // Dropped once, and staged again beside the first half.
+    assert_eq!(ran.log.iter().filter(|entry| *entry == "+15").count(), 2, "{:?}", ran.log);
+    ran.outcomes.iter().for_each(assert_ok);
+}
+
+#[test]
+fn what_cannot_be_staged_harms_no_other_batch() {
+    let ran = run_all(&[&[10], &[4, 11], &[12]]);
+    assert_eq!(&ran.log[..3], ["+10", "10", "+4 11"]);
+    assert_ok(&ran.outcomes[0]);
+    assert_eq!(refusal(&ran.outcomes[1]).0, ErrorCode::Internal);
+    ran.outcomes[2..].iter().for_each(assert_ok);
+    assert_eq!(ran.outcomes.len(), 4);
+}
+
+#[test]
+fn a_new_instance_is_not_given_what_the_old_one_holds() {
+    let ran = run_all(&[&[9], &[10]]);
+    assert_eq!((&ran.log[..], ran.loads), (&["+9", "9", "+10", "+10", "10"].map(str::to_owned)[..], 1));
+    assert_ok(&ran.outcomes[1]);
 }
