@@ -1,4 +1,4 @@
-"""What the tests cannot show without a GPU: `check.py [--device cuda:0] [--scale 1.0]`, and one table.
+"""What the tests cannot show without a GPU: `check.py [--device cuda:0] [--instances 1] [--scale 1.0]`, and one table.
 
 Needs what `make build` makes, nats-server, the Python package `gristmill` and PyTorch 2.11.0; no registry, no compiler.
 The worker loads the libtorch of the Python that runs this. `--device cpu` tries the check itself where there is no GPU.
@@ -50,7 +50,7 @@ def set_up(url: str, model: str) -> None:
     subprocess.run(command, check=True, capture_output=True)
 
 
-async def check(case: Case, directory: Path, packages: Path, device: torch.device) -> list[Row]:
+async def check(case: Case, directory: Path, packages: Path, device: torch.device, instances: int) -> list[Row]:
     """Answers, rate and idle time of one model."""
     raw = Raw(packages / case.model / "1", device)
     kinds = [case.inputs(kind) for kind in range(KINDS)]
@@ -63,6 +63,7 @@ async def check(case: Case, directory: Path, packages: Path, device: torch.devic
                 before = await admin.reaches(case.jobs // 10)
                 after = await admin.reaches(case.jobs * 9 // 10)
                 answers = await collect(client, case.model, case.jobs)
+                used, cached = (admin.memory(state) for state in ("used", "cached"))
     expected = [raw.run(inputs) for inputs in kinds]
     missing = case.jobs - sum(answer.error is None for answer in answers.values())
     well = {number: answer for number, answer in answers.items() if answer.error is None}
@@ -76,7 +77,8 @@ async def check(case: Case, directory: Path, packages: Path, device: torch.devic
             missing == 0 and most <= TOLERANCE,
         ),
         Row(f"{case.model}: rows/s", f"{rate:,.0f}, {rate / alone:.2f} of PyTorch alone ({alone:,.0f})"),
-        Row(f"{case.model}: engine idle", f"{1 - busy / took:.1%} of the time, jobs waiting"),
+        Row(f"{case.model}: engines idle", f"{1 - busy / took / instances:.1%} of the time, jobs waiting"),
+        Row(f"{case.model}: memory of the device", f"{used:,.0f} MiB used, {cached:,.0f} MiB cached"),
     ]
 
 
@@ -106,14 +108,15 @@ def prepare(directory: Path) -> None:
     gristmill.export(faults.Together(), zeros, directory, name="together", output_names=["y"], max_rows=64)
 
 
-def use_libtorch_of_this_python(device: str) -> None:
-    """For the worker, which takes settings from the environment."""
+def set_up_workers(device: str, instances: int) -> None:
+    """They take settings from the environment, and the libtorch of this Python."""
     libraries = [str(Path(torch.__file__).parent / "lib"), os.environ.get("LD_LIBRARY_PATH", "")]
     os.environ["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
     os.environ["GRISTMILL__DEVICE"] = device
+    os.environ["GRISTMILL__MODELS__INSTANCES"] = str(instances)
 
 
-async def run(device: str, scale: float) -> list[Row]:
+async def run(device: str, instances: int, scale: float) -> list[Row]:
     sizes = [("mlp", 40_000, 256), ("image", 4_000, 16), ("encoder", 8_000, 32)]
     cases = [Case(model, max(KINDS, int(jobs * scale)), rows) for model, jobs, rows in sizes]
     torch_device = torch.device(device)
@@ -124,7 +127,7 @@ async def run(device: str, scale: float) -> list[Row]:
         for case in cases:
             print(f"{case.model}: {case.jobs} jobs ...", flush=True)
             (own := directory / case.model).mkdir()
-            rows += await check(case, own, only(directory, case.model), torch_device)
+            rows += await check(case, own, only(directory, case.model), torch_device, instances)
         (own := directory / "together").mkdir()
         rows += await memory(own, only(directory, "together"))
     return rows
@@ -141,10 +144,11 @@ def only(directory: Path, model: str) -> Path:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda:0", help="as the worker's setting `device`")
+    parser.add_argument("--instances", type=int, default=1, help="of each model, each on a stream of its own")
     parser.add_argument("--scale", type=float, default=1.0, help="part of the jobs")
     arguments = parser.parse_args()
-    use_libtorch_of_this_python(arguments.device)
-    rows = asyncio.run(run(arguments.device, arguments.scale))
+    set_up_workers(arguments.device, arguments.instances)
+    rows = asyncio.run(run(arguments.device, arguments.instances, arguments.scale))
     width = max(len(row.what) for row in rows)
     for row in rows:
         print(f"{'ok' if row.holds else 'NO':<3} {row.what:<{width}}  {row.value}")

@@ -89,9 +89,16 @@ class Admin:
 
     def busy(self) -> float:
         """Seconds in which engines ran batches."""
+        return self.sum("gristmill_engine_busy_time_seconds")
+
+    def memory(self, state: str) -> float:
+        """MiB of the device's memory that the worker has."""
+        return self.sum("gristmill_device_memory_usage_bytes", f'gristmill_memory_state="{state}"') / 2**20
+
+    def sum(self, metric: str, attribute: str = "") -> float:
         with urllib.request.urlopen(f"{self.address}/metrics", timeout=5) as response:
             lines = response.read().decode().splitlines()
-        found = [line for line in lines if line.startswith("gristmill_engine_busy_time_seconds")]
+        found = [line for line in lines if line.startswith(metric) and attribute in line]
         return sum(float(line.rsplit(" ", 1)[1]) for line in found)
 
     async def reaches(self, results: int) -> tuple[int, float, float]:
