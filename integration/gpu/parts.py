@@ -15,8 +15,8 @@ import torch
 
 import gristmill
 
-KINDS = 32
-"""Different jobs of each model; the others repeat them."""
+KINDS = 37
+"""Different jobs of each model; the others repeat them. A prime, so that batches behind each other differ."""
 
 
 @dataclass

@@ -4,8 +4,8 @@
 use std::path::PathBuf;
 
 fn main() {
-    let sources = ["src/accelerator.cpp", "src/streams.cpp"];
-    for path in ["build.rs"].iter().chain(&sources) {
+    let sources = ["src/accelerator.cpp", "src/code.cpp", "src/streams.cpp"];
+    for path in ["build.rs", "src/caught.h"].iter().chain(&sources) {
         println!("cargo:rerun-if-changed={path}");
     }
     // Set for torch-sys in .cargo/config.toml.
@@ -18,7 +18,7 @@ fn main() {
         .includes([include.join("torch/csrc/api/include"), include])
         .warnings(false)
         .files(sources)
-        .compile("gristmill_accelerator");
+        .compile("gristmill_shim");
     println!("cargo:rustc-link-lib=c10");
     println!("cargo:rustc-link-lib=torch_cpu");
     // target/<profile>/deps/<test> to the link the Makefile makes.

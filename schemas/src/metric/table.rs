@@ -140,7 +140,7 @@ table! {
     RUNTIME_LAG: "gristmill.runtime.lag", Duration, "s", &[],
         "How late the worker's runtime wakes a timer.";
     DEVICE_MEMORY_USAGE: "gristmill.device.memory.usage", UpDown, "By", &[a::MEMORY_STATE],
-        "Memory of the GPU that the worker has: used (in tensors), cached (freed, and kept by libtorch for the next). After each batch; absent on the CPU.";
+        "Memory of the GPU that the worker has: used (in tensors), cached (what libtorch has beyond that: freed, not yet free, or split off). After each batch; absent on the CPU.";
     GPU_MEMORY_USAGE: "hw.gpu.memory.usage", UpDown, "By", GPU,
         "Memory in use on the GPU, by anybody (NVML).";
     GPU_MEMORY_LIMIT: "hw.gpu.memory.limit", UpDown, "By", GPU,

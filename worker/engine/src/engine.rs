@@ -47,7 +47,7 @@ pub trait Engine {
 pub struct DeviceMemory {
     /// In tensors.
     pub used: u64,
-    /// Freed, and kept for the next tensor.
+    /// What the process has beyond that: freed and kept for the next tensor, or not free yet.
     pub cached: u64,
 }
 

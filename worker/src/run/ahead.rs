@@ -37,8 +37,8 @@ impl Ahead {
         self.next.take().or_else(|| self.inbox.recv().ok().map(Incoming::from))
     }
 
-    /// Stages the next batch, if it is there. Where that fails the batch has it done in its own turn: whatever is wrong
-    /// shows again then, and is not taken for a fault of the batch that runs now.
+    /// Stages the next batch, if it is there. Where that fails the batch has it done in its own turn: what is wrong with it shows
+    /// again then, and is not taken for a fault of the batch that runs now.
     pub(super) fn stage(&mut self, engine: &mut dyn Engine) {
         if self.next.is_none() {
             self.next = self.inbox.try_recv().ok().map(Incoming::from);

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use gristmill_engine::{Engine, HostTensor, RunError, Stack, Staged};
 
-use super::ahead::{Ahead, Stacked};
+use super::ahead::Stacked;
 use super::laps::{Lap, Phase};
 use crate::message::Batch;
 use crate::telemetry::RunClock;
@@ -51,19 +51,19 @@ impl Guarded<'_> {
 /// Has the inputs of a batch written into the engine's memory.
 pub(super) fn stack(engine: &mut dyn Engine, batch: &Batch, phase: Phase) -> (Lap, Result<Box<dyn Staged>, Fault>) {
     let began = Instant::now();
-    let inputs = Stack::new(&batch.model.signature, &batch.tails, batch.jobs.iter().map(|job| &job.part));
-    let staged = caught(|| engine.stage(&inputs));
+    let parts = batch.jobs.iter().map(|job| &job.part);
+    let staged = caught(|| engine.stage(&Stack::new(&batch.model.signature, &batch.tails, parts)));
     let lap = Lap::new(phase, began, Instant::now());
     batch.model.meters.pad.record(lap.seconds());
     (lap, staged)
 }
 
-/// Runs a batch, and stages the next one meanwhile. What it went through is added to `laps`.
+/// Runs a batch. `meanwhile` is called where the device works on its own. What the batch went through is added to `laps`.
 pub(super) fn forward(
     engine: &mut dyn Engine,
     batch: &Batch,
     stacked: Option<Stacked>,
-    ahead: &mut Ahead,
+    meanwhile: &mut dyn FnMut(&mut dyn Engine),
     laps: &mut Vec<Lap>,
 ) -> Result<Vec<HostTensor>, Fault> {
     let (lap, staged) = match stacked {
@@ -74,7 +74,7 @@ pub(super) fn forward(
     let staged = staged?;
     let began = Instant::now();
     let outputs = caught(|| {
-        let outputs = staged.run(&mut || ahead.stage(engine))?;
+        let outputs = staged.run(&mut || meanwhile(engine))?;
         let checked = batch.model.signature.check_outputs(&outputs, batch.rows());
         checked.map_err(|mismatch| RunError::Failed(format!("the model's output {mismatch}")))?;
         Ok(outputs)

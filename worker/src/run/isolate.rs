@@ -38,7 +38,7 @@ pub(super) struct Isolator<'a> {
 /// The instance cannot go on. Its jobs are in here, neither answered nor given back.
 pub(super) struct Unfit {
     pub(super) stop: Stop,
-    /// What was left to run; last, what it ran.
+    /// What was left to run of the present batch; last, what it ran.
     jobs: Vec<Batch>,
 }
 
@@ -101,7 +101,9 @@ impl<'a> Isolator<'a> {
         let mut todo = vec![batch];
         while let Some(mut batch) = todo.pop() {
             let started = Instant::now();
-            let (run, fault) = match self.attempt(&mut batch, stacked.take()) {
+            // Not beside what is left of a batch that failed: what it is found to need of the memory is its own.
+            let goes_ahead = todo.is_empty() && memory.lacked.is_none();
+            let (run, fault) = match self.attempt(&mut batch, stacked.take(), goes_ahead) {
                 (_, Ok(outputs)) => {
                     memory.fitted = memory.fitted.max(batch.rows());
                     self.answer(batch, outputs, started, emit);
@@ -179,7 +181,7 @@ impl<'a> Isolator<'a> {
         started: Instant,
         emit: &mut dyn FnMut(Vec<Outcome>),
     ) -> Result<bool, Stop> {
-        let (run, outputs) = self.attempt(batch, None);
+        let (run, outputs) = self.attempt(batch, None, false);
         let why = match outputs {
             Ok(outputs) => {
                 self.answer(batch.take(), outputs, started, emit);
@@ -203,11 +205,22 @@ impl<'a> Isolator<'a> {
         emit(answers.collect());
     }
 
-    /// One run. Returns its number.
-    fn attempt(&mut self, batch: &mut Batch, stacked: Option<Stacked>) -> (u64, Result<Vec<HostTensor>, Fault>) {
+    /// One run. Returns its number. The next batch `goes_ahead` as far as it can meanwhile.
+    fn attempt(
+        &mut self,
+        batch: &mut Batch,
+        stacked: Option<Stacked>,
+        goes_ahead: bool,
+    ) -> (u64, Result<Vec<HostTensor>, Fault>) {
         let began = Instant::now();
         let Self { guarded, ahead, laps, .. } = self;
-        let (run, outputs) = guarded.enter(batch, |engine, batch| forward(engine, batch, stacked, ahead, laps));
+        let mut meanwhile = |engine: &mut dyn Engine| {
+            if goes_ahead {
+                ahead.stage(engine);
+            }
+        };
+        let (run, outputs) =
+            guarded.enter(batch, |engine, batch| forward(engine, batch, stacked, &mut meanwhile, laps));
         let ended = Instant::now();
         batch.jobs.iter_mut().for_each(|job| job.envelope.marks.ran = Some([began, ended]));
         if matches!(outputs, Err(Fault::Panic)) {

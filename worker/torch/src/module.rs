@@ -2,16 +2,14 @@ use std::rc::Rc;
 use std::sync::Once;
 
 use gristmill_engine::{
-    DeviceMemory, Engine, HostTensor, Inputs, Load, LoadError, ModelFile, ModelFormat, OutputSpec, RunError, Staged,
+    DeviceMemory, Engine, HostTensor, Inputs, Load, LoadError, ModelFile, ModelFormat, RunError, Staged,
 };
-use tch::{CModule, Device, IValue, TchError, Tensor};
+use tch::{Device, TchError};
 
-use crate::accelerator::{empty_cache, memory};
+use crate::code::Code;
 use crate::device::{DeviceError, DeviceSetting};
-use crate::failure::run_error;
-use crate::place::Place;
+use crate::place::{Place, Ready};
 use crate::text::essence;
-use crate::value::{host_tensor, outputs, written};
 
 /// Loads TorchScript modules onto one device.
 pub struct TorchLoader {
@@ -40,10 +38,9 @@ impl Load for TorchLoader {
         tch::set_num_threads(i32::try_from(self.threads).unwrap_or(i32::MAX));
         let load = || {
             // First, so that the parameters are copied in the order of what will use them.
-            let place = Place::try_new(self.device)?;
-            let mut code = CModule::load_on_device(&model.path, self.device)?;
-            code.f_set_eval()?;
-            Ok(Module { code, place, outputs: model.signature.outputs.clone() })
+            let place = Place::try_new(self.device, &model.path)?;
+            let names = model.signature.outputs.iter().map(|output| output.name.as_str());
+            Ok(Module { code: Code::load(&model.path, self.device, names)?, place })
         };
         let module = load().map_err(|e: TchError| LoadError(format!("{}: {}", model.path.display(), essence(&e))))?;
         Ok(Box::new(Loaded(Rc::new(module))))
@@ -59,15 +56,8 @@ impl Load for TorchLoader {
 
 /// One TorchScript module.
 pub(crate) struct Module {
-    pub(crate) code: CModule,
+    pub(crate) code: Code,
     pub(crate) place: Place,
-    pub(crate) outputs: Vec<OutputSpec>,
-}
-
-impl Module {
-    fn error(&self, error: &TchError) -> RunError {
-        run_error(error, self.place.device())
-    }
 }
 
 /// A module as an engine.
@@ -76,38 +66,29 @@ pub(crate) struct Loaded(pub(crate) Rc<Module>);
 impl Engine for Loaded {
     fn stage(&mut self, inputs: &dyn Inputs) -> Result<Box<dyn Staged>, RunError> {
         let module = Rc::clone(&self.0);
-        let staged = |at| module.place.upload(written(inputs, at, &module.place)?);
-        let inputs: Result<Vec<Tensor>, TchError> = (0..inputs.count()).map(staged).collect();
-        let inputs = inputs.map_err(|error| module.error(&error))?;
-        Ok(Box::new(Fed { module, inputs }))
+        let ready = module.place.load(inputs).map_err(|error| module.place.error(&error))?;
+        Ok(Box::new(Fed { module, ready }))
     }
 
     fn reclaim(&mut self) {
-        empty_cache(self.0.place.device());
+        self.0.place.reclaim();
     }
 
     fn memory(&self) -> Option<DeviceMemory> {
-        match self.0.place.device() {
-            Device::Cuda(index) => memory(index),
-            _ => None,
-        }
+        self.0.place.memory()
     }
 }
 
 /// A module and the inputs of one run.
 struct Fed {
     module: Rc<Module>,
-    inputs: Vec<Tensor>,
+    ready: Ready,
 }
 
 impl Staged for Fed {
     fn run(self: Box<Self>, meanwhile: &mut dyn FnMut()) -> Result<Vec<HostTensor>, RunError> {
-        let Self { module, inputs } = *self;
-        let _no_grad = tch::no_grad_guard();
-        let inputs: Vec<IValue> = inputs.into_iter().map(IValue::Tensor).collect();
-        let value = module.code.forward_is(&inputs).map_err(|error| module.error(&error))?;
-        let outputs = outputs(value, &module.outputs)?;
-        let outputs = module.place.download(outputs, meanwhile).map_err(|error| module.error(&error))?;
-        outputs.iter().map(host_tensor).collect()
+        let Self { module, ready } = *self;
+        let outputs = ready.begin().and_then(|()| module.code.forward(ready.inputs()));
+        ready.fetch(outputs.map_err(|error| module.place.error(&error))?, meanwhile)
     }
 }

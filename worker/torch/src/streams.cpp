@@ -1,7 +1,5 @@
 // What tch does not offer of streams: the orders in which a device does its work while the host goes on. Only what all of
 // libtorch's accelerators have in common is used, so that this links without any of their libraries.
-//
-// No exception leaves this file: each function returns a text to be freed, or nothing where it succeeded.
 
 #include <ATen/ATen.h>
 #include <ATen/DeviceAccelerator.h>
@@ -9,7 +7,10 @@
 #include <c10/core/StreamGuard.h>
 #include <c10/core/impl/VirtualGuardImpl.h>
 
-#include <cstring>
+#include <memory>
+#include <optional>
+
+#include "caught.h"
 
 namespace {
 
@@ -20,77 +21,137 @@ struct Streams {
   c10::Stream copy;
 };
 
-template <typename Work>
-char* caught(Work&& work) noexcept {
-  try {
-    work();
-    return nullptr;
-  } catch (const std::exception& error) {
-    return strdup(error.what());
-  } catch (...) {
-    return strdup("an exception without a text");
-  }
+// Made once: what was freed on a stream is of use to that stream only, and a model that is loaded again is to find it.
+thread_local std::optional<Streams> own;
+
+at::Tensor view_of(const at::Tensor& buffer, at::IntArrayRef shape, const at::TensorOptions& options) {
+  return at::from_blob(buffer.data_ptr(), shape, options.device(at::kCPU));
 }
 
 } // namespace
 
-// Two streams of a device, of which the first becomes the present thread's own.
-extern "C" char* gristmill_streams(int index, Streams** out) noexcept {
+// The present thread's streams of a device. It runs on a stream of its own, or on the one that all threads share.
+extern "C" const char* gristmill_streams(int index, bool is_own, const Streams** out) noexcept {
   return caught([&] {
     const auto type = at::accelerator::getAccelerator(/*checked=*/true).value();
+    const auto count = at::accelerator::deviceCount();
+    TORCH_CHECK(index >= 0 && index < count, "device ", index, ": there are ", static_cast<int>(count));
     const c10::Device device(type, static_cast<c10::DeviceIndex>(index));
     const c10::impl::VirtualGuardImpl impl(type);
     at::accelerator::setDeviceIndex(device.index());
-    auto* streams = new Streams{impl.getStreamFromGlobalPool(device), impl.getStreamFromGlobalPool(device)};
-    *out = streams;
-    at::accelerator::setCurrentStream(streams->run);
-  });
-}
-
-extern "C" void gristmill_streams_free(Streams* streams) noexcept {
-  delete streams;
-}
-
-// Host memory that the device reads by itself, of the elements of `like`.
-extern "C" char* gristmill_host_memory(
-    const at::Tensor* like, const int64_t* shape, size_t dims, at::Tensor** out) noexcept {
-  return caught([&] {
-    const auto options = like->options().device(at::kCPU).pinned_memory(true);
-    *out = new at::Tensor(at::empty(at::IntArrayRef(shape, dims), options));
-  });
-}
-
-// Begins to copy a tensor to the device. What is run after this call finds the copy complete; what runs now goes on.
-extern "C" char* gristmill_upload(const Streams* streams, const at::Tensor* host, at::Tensor** out) noexcept {
-  return caught([&] {
-    const auto device = streams->run.device();
-    at::Tensor uploaded;
-    c10::Event copied(device.type());
-    {
-      const c10::StreamGuard guard(streams->copy);
-      uploaded = host->to(at::TensorOptions(device), /*non_blocking=*/true);
-      copied.record(streams->copy);
+    if (!own || own->run.device() != device) {
+      const auto run = is_own ? impl.getStreamFromGlobalPool(device) : impl.getDefaultStream(device);
+      own.emplace(Streams{run, impl.getStreamFromGlobalPool(device)});
     }
-    copied.block(streams->run);
-    // The memory is the copy stream's: it may use it again when the run has let go of it, not when we have.
-    const c10::impl::VirtualGuardImpl impl(device.type());
-    impl.recordDataPtrOnStream(uploaded.storage().data_ptr(), streams->run);
-    *out = new at::Tensor(std::move(uploaded));
+    at::accelerator::setCurrentStream(own->run);
+    *out = &*own;
   });
 }
 
-// Begins to copy a tensor to the host, contiguous, once what runs now has run.
-extern "C" char* gristmill_download(const at::Tensor* tensor, at::Tensor** out) noexcept {
+// Host memory that the device reads and writes by itself: page-locked. Ordinary memory where there is none of it: copies are slower
+// then, and done when they return.
+extern "C" const char* gristmill_buffer(size_t bytes, at::Tensor** out) noexcept {
   return caught([&] {
-    const auto source = tensor->detach().contiguous();
-    const auto options = source.options().device(at::kCPU).pinned_memory(true);
-    auto host = at::empty(source.sizes(), options);
-    host.copy_(source, /*non_blocking=*/true);
-    *out = new at::Tensor(std::move(host));
+    const at::IntArrayRef::value_type shape[] = {static_cast<int64_t>(bytes)};
+    try {
+      *out = new at::Tensor(at::empty(shape, at::TensorOptions(at::kByte).pinned_memory(true)));
+    } catch (const c10::Error&) {
+      *out = new at::Tensor(at::empty(shape, at::TensorOptions(at::kByte)));
+    }
   });
 }
 
-// Waits until everything that was begun has been done. Errors of what ran show here.
-extern "C" char* gristmill_wait(const Streams* streams) noexcept {
-  return caught([&] { streams->run.synchronize(); });
+// Begins to copy a buffer to the device, as a tensor with elements like those of `like`.
+extern "C" const char* gristmill_upload(
+    const Streams* streams, const at::Tensor* buffer, const at::Tensor* like, const int64_t* shape, size_t dims,
+    at::Tensor** out) noexcept {
+  return caught([&] {
+    const c10::StreamGuard guard(streams->copy);
+    const auto from = view_of(*buffer, {shape, dims}, like->options());
+    auto to = at::empty(from.sizes(), like->options().device(streams->run.device()));
+    to.copy_(from, /*non_blocking=*/true);
+    *out = new at::Tensor(std::move(to));
+  });
+}
+
+// An output as the elements behind each other, in the order of what runs now. Returns how many bytes of it are to be downloaded: none
+// where it is in the host's memory.
+extern "C" const char* gristmill_output(
+    const Streams* streams, const at::Tensor* tensor, at::Tensor** out, size_t* bytes) noexcept {
+  return caught([&] {
+    const c10::StreamGuard guard(streams->run);
+    auto output = tensor->detach().resolve_conj().resolve_neg().contiguous();
+    *bytes = output.device().is_cpu() ? 0 : output.nbytes();
+    *out = new at::Tensor(std::move(output));
+  });
+}
+
+// Begins to copy an output to a buffer, after what runs now.
+extern "C" const char* gristmill_download(
+    const Streams* streams, const at::Tensor* output, const at::Tensor* buffer) noexcept {
+  return caught([&] {
+    const c10::StreamGuard guard(streams->run);
+    // Of another device's streams nobody here knows: its copy is awaited.
+    const bool is_ours = output->device() == streams->run.device();
+    view_of(*buffer, output->sizes(), output->options()).copy_(*output, /*non_blocking=*/is_ours);
+  });
+}
+
+// A moment: when all is done that was begun on one of the streams.
+extern "C" const char* gristmill_event(const Streams* streams, bool is_copy, c10::Event** out) noexcept {
+  return caught([&] {
+    const auto& stream = is_copy ? streams->copy : streams->run;
+    auto event = std::make_unique<c10::Event>(stream.device_type());
+    event->record(stream);
+    *out = event.release();
+  });
+}
+
+extern "C" void gristmill_event_free(c10::Event* event) noexcept {
+  delete event;
+}
+
+// Waits for a moment. Errors of what was done until then show here.
+extern "C" const char* gristmill_event_wait(const c10::Event* event) noexcept {
+  return caught([&] { event->synchronize(); });
+}
+
+// From here on the present thread's work is a run, which begins at a moment.
+extern "C" const char* gristmill_begin(const Streams* streams, const c10::Event* event) noexcept {
+  return caught([&] {
+    at::accelerator::setCurrentStream(streams->run);
+    event->block(streams->run);
+  });
+}
+
+// Ends what `gristmill_begin` began: had the model its work done on another stream, ours goes on behind that.
+extern "C" const char* gristmill_end(const Streams* streams) noexcept {
+  return caught([&] {
+    const auto used = at::accelerator::getCurrentStream(streams->run.device_index());
+    if (used != streams->run) {
+      c10::Event ran(used.device_type());
+      ran.record(used);
+      ran.block(streams->run);
+      at::accelerator::setCurrentStream(streams->run);
+    }
+  });
+}
+
+// An input after its run. Its memory is the copy stream's to use again once we let go of it; where the model has kept it, that is
+// when what runs then is done.
+extern "C" const char* gristmill_release(const Streams* streams, const at::Tensor* input) noexcept {
+  return caught([&] {
+    if (input->use_count() > 1 || input->storage().use_count() > 1) {
+      const c10::impl::VirtualGuardImpl impl(streams->run.device_type());
+      impl.recordDataPtrOnStream(input->storage().data_ptr(), streams->run);
+    }
+  });
+}
+
+// Waits for all that was begun.
+extern "C" const char* gristmill_settle(const Streams* streams) noexcept {
+  return caught([&] {
+    streams->copy.synchronize();
+    streams->run.synchronize();
+  });
 }

@@ -1,11 +1,9 @@
-//! A batch's inputs into libtorch and what a model gave out of it.
+//! Tensors of the host's as libtorch's, and the other way.
 
-use gristmill_engine::{Dtype, HostTensor, Inputs, OutputSpec, RunError};
-use tch::{IValue, Kind, TchError, Tensor};
+use gristmill_engine::{Dtype, HostTensor, Inputs, Layout, RunError};
+use tch::{Kind, TchError, Tensor};
 
-use crate::place::Place;
-
-fn kind(dtype: Dtype) -> Kind {
+pub(crate) fn kind(dtype: Dtype) -> Kind {
     match dtype {
         Dtype::Bool => Kind::Bool,
         Dtype::U8 => Kind::Uint8,
@@ -36,20 +34,21 @@ fn dtype(kind: Kind) -> Option<Dtype> {
     })
 }
 
-/// An input of a batch, written into a tensor of libtorch's own in host memory, a new one for each run: a module may keep it, or
-/// write into it.
-pub(crate) fn written(inputs: &dyn Inputs, index: usize, place: &Place) -> Result<Tensor, TchError> {
-    let layout = inputs.layout(index);
-    let shape: Vec<i64> = layout.shape.iter().map(|&dim| dim as i64).collect();
-    let tensor = place.host_memory(&shape, kind(layout.dtype))?;
-    if let Some(start) = start(&tensor, layout.bytes())? {
-        // SAFETY: the tensor is new, contiguous and nobody else's, and has the bytes of its shape. They came out of a foreign
-        // allocator: whatever is in them, they are bytes.
+pub(crate) fn shape_of(layout: &Layout) -> Vec<i64> {
+    layout.shape.iter().map(|&dim| dim as i64).collect()
+}
+
+/// Has an input written into host memory that is nobody else's and has room for it.
+pub(crate) fn write(inputs: &dyn Inputs, index: usize, memory: &Tensor) -> Result<(), TchError> {
+    let bytes = inputs.layout(index).bytes();
+    if let Some(start) = start(memory, bytes)? {
+        // SAFETY: contiguous, nobody else's, and of at least so many bytes. They came out of a foreign allocator: whatever is in
+        // them, they are bytes.
         #[allow(unsafe_code, reason = "the one way to write into a tensor without another copy")]
-        let bytes = unsafe { std::slice::from_raw_parts_mut(start, layout.bytes()) };
+        let bytes = unsafe { std::slice::from_raw_parts_mut(start, bytes) };
         inputs.write(index, bytes);
     }
-    Ok(tensor)
+    Ok(())
 }
 
 /// Where the elements of a tensor in host memory begin; nothing where there are none.
@@ -62,56 +61,20 @@ fn start(tensor: &Tensor, bytes: usize) -> Result<Option<*mut u8>, TchError> {
     }
 }
 
-/// The tensors in what `forward` returned, in the order of the manifest's outputs.
-pub(crate) fn outputs(value: IValue, specs: &[OutputSpec]) -> Result<Vec<Tensor>, RunError> {
-    match value {
-        IValue::Tensor(tensor) => Ok(vec![tensor]),
-        IValue::TensorList(tensors) => Ok(tensors),
-        IValue::Tuple(values) | IValue::GenericList(values) => values.into_iter().map(tensor).collect(),
-        IValue::GenericDict(mut pairs) => specs.iter().map(|spec| take(&mut pairs, &spec.name)).collect(),
-        other => Err(RunError::Failed(format!(
-            "the model returned {}, not a tensor, tuple or dict of tensors",
-            name(&other)
-        ))),
-    }
-}
-
-fn take(pairs: &mut Vec<(IValue, IValue)>, name: &str) -> Result<Tensor, RunError> {
-    let is_named = |(key, _): &(IValue, IValue)| matches!(key, IValue::String(key) if key == name);
-    match pairs.iter().position(is_named) {
-        Some(index) => tensor(pairs.swap_remove(index).1),
-        None => Err(RunError::Failed(format!("the model's dict has no key {name:?}, which the manifest names"))),
-    }
-}
-
-fn tensor(value: IValue) -> Result<Tensor, RunError> {
-    match value {
-        IValue::Tensor(tensor) => Ok(tensor),
-        other => Err(RunError::Failed(format!("the model returned {} where a tensor was expected", name(&other)))),
-    }
-}
-
-fn name(value: &IValue) -> &'static str {
-    match value {
-        IValue::None => "None",
-        IValue::Double(_) | IValue::Int(_) | IValue::Bool(_) => "a number",
-        IValue::String(_) => "a string",
-        IValue::Tuple(_) => "a tuple",
-        IValue::Object(_) => "an object",
-        _ => "something else",
-    }
-}
-
-/// Copies a contiguous tensor out of libtorch's host memory. A module may have kept it, and write into it again.
-pub(crate) fn host_tensor(tensor: &Tensor) -> Result<HostTensor, RunError> {
-    let failed = |reason: String| RunError::Failed(reason);
+/// The type of a tensor's elements, if the contract knows it.
+pub(crate) fn dtype_of(tensor: &Tensor) -> Result<Dtype, RunError> {
     let kind = tensor.kind();
-    let dtype = dtype(kind).ok_or_else(|| failed(format!("the model returned a tensor of {kind:?}")))?;
-    let shape: Vec<usize> = tensor.size().into_iter().map(|dim| dim as usize).collect();
-    let bytes = tensor.numel() * dtype.size();
-    let data = match start(tensor, bytes).map_err(|error| failed(error.to_string()))? {
+    dtype(kind).ok_or_else(|| RunError::Failed(format!("the model returned a tensor of {kind:?}")))
+}
+
+/// Copies an output out of libtorch's memory, where its elements lie behind each other: its own (a module may have kept it, and
+/// write into it again), or that of a buffer.
+pub(crate) fn host_tensor(output: &Tensor, dtype: Dtype, memory: &Tensor) -> Result<HostTensor, TchError> {
+    let shape: Vec<usize> = output.size().into_iter().map(|dim| dim as usize).collect();
+    let bytes = output.numel() * dtype.size();
+    let data = match start(memory, bytes)? {
         None => Vec::new(),
-        // SAFETY: a contiguous tensor in host memory has the bytes of its shape from there on, and lives until they are copied.
+        // SAFETY: host memory that has the bytes of the shape from there on, and lives until they are copied.
         #[allow(unsafe_code, reason = "tch copies into memory that has to be cleared first")]
         Some(start) => unsafe { std::slice::from_raw_parts(start, bytes) }.to_vec(),
     };

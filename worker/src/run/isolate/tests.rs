@@ -22,6 +22,9 @@ impl Engine for Faulty {
         let input = HostTensor::of(inputs, 0);
         self.0.borrow_mut().push(format!("+{}", text(&input.data)));
         assert!(!input.data.contains(&4), "a row of 4 cannot be staged");
+        if input.data == [3] && self.0.borrow().iter().filter(|entry| *entry == "+3").count() == 1 {
+            return Err(RunError::OutOfMemory("a 3 for the first time".into()));
+        }
         Ok(Box::new(Fed { input, log: Rc::clone(&self.0) }))
     }
 }
@@ -186,9 +189,25 @@ fn a_batch_that_is_halved_leaves_the_next_one_staged() {
 #[test]
 fn a_batch_that_does_not_fit_gets_the_memory_of_what_was_staged() {
     let ran = run_all(&[&[7, 10, 11, 12, 13, 14], &[15]]);
-    // Dropped once, and staged again beside the first half.
-    assert_eq!(ran.log.iter().filter(|entry| *entry == "+15").count(), 2, "{:?}", ran.log);
+    assert_eq!(ran.log[ran.log.len() - 2..], ["+15", "15"], "{:?}", ran.log);
+    assert_eq!(ran.log.iter().filter(|entry| *entry == "+15").count(), 2, "dropped, and not staged beside a half");
+    assert_eq!(ran.learned, [3]);
     ran.outcomes.iter().for_each(assert_ok);
+}
+
+#[test]
+fn a_lack_of_memory_beside_another_batch_is_nobodys_fault() {
+    let ran = run_all(&[&[10], &[3]]);
+    assert_eq!(ran.log, ["+10", "10", "+3", "+3", "3"]);
+    assert!(ran.learned.is_empty());
+    ran.outcomes.iter().for_each(assert_ok);
+}
+
+#[test]
+fn a_batch_that_was_staged_when_the_device_was_lost_is_neither_run_nor_answered() {
+    let ran = run_all(&[&[5], &[10]]);
+    assert_eq!((ran.log, ran.outcomes.len()), (["+5", "5", "+10"].map(str::to_owned).to_vec(), 0));
+    assert_eq!(ran.unfit.as_deref(), Some("its device is lost: a 5"));
 }
 
 #[test]

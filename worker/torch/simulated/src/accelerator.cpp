@@ -1,97 +1,101 @@
-// libtorch's place for accelerators of others (PrivateUse1), filled with one that is made of threads.
+// libtorch's place for accelerators of others (PrivateUse1), filled with one that does nothing before it has to.
 
 #include <ATen/ATen.h>
 #include <ATen/EmptyTensor.h>
 #include <ATen/core/CachingHostAllocator.h>
 #include <ATen/detail/PrivateUse1HooksInterface.h>
 #include <ATen/native/CPUFallback.h>
+#include <ATen/ops/as_strided_native.h>
 #include <c10/core/CachingDeviceAllocator.h>
 #include <c10/core/impl/DeviceGuardImplInterface.h>
 #include <torch/library.h>
 
 #include <atomic>
-#include <chrono>
-#include <condition_variable>
+#include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <deque>
 #include <functional>
-#include <future>
 #include <map>
-#include <memory>
 #include <mutex>
-#include <queue>
 #include <set>
-#include <thread>
 
 namespace {
 
 constexpr auto TYPE = c10::DeviceType::PrivateUse1;
 const c10::Device DEVICE(TYPE, 0);
 
-// What freed memory is overwritten with: somebody else has it then.
-constexpr int FREED = 0xFF;
+// What memory holds that nobody has written: that of a tensor that was freed, too, since somebody else may have it.
+constexpr int UNKNOWN = 0xFF;
 
-// How late a copy is made. Inputs are later than what a run reads or gives, so that a run that does not wait for them reads too early.
-constexpr std::chrono::milliseconds TO_DEVICE(40);
-constexpr std::chrono::milliseconds TO_HOST(10);
-
-std::atomic<uint64_t> pending{0};
-std::promise<void> release;
 std::atomic<bool> is_lost{false};
-
-// Does what it is given, in order.
-class Queue {
- public:
-  Queue() {
-    std::thread([this] {
-      for (;;) {
-        next()();
-      }
-    }).detach();
-  }
-
-  void push(std::function<void()> work) {
-    const std::lock_guard lock(mutex_);
-    works_.push(std::move(work));
-    filled_.notify_one();
-  }
-
-  // A moment in its order: ready once all that was given before is done.
-  std::shared_future<void> mark() {
-    const auto done = std::make_shared<std::promise<void>>();
-    push([done] { done->set_value(); });
-    return done->get_future().share();
-  }
-
- private:
-  std::function<void()> next() {
-    std::unique_lock lock(mutex_);
-    filled_.wait(lock, [this] { return !works_.empty(); });
-    auto work = std::move(works_.front());
-    works_.pop();
-    return work;
-  }
-
-  std::mutex mutex_;
-  std::condition_variable filled_;
-  std::queue<std::function<void()>> works_;
-};
-
-std::mutex mutex;
-// Never emptied: threads of theirs look at them until the process ends.
-auto& queues = *new std::map<c10::StreamId, Queue>();
-// Memory of the device, the stream it was made for and those that were told of it.
-auto& memory = *new std::map<void*, std::set<c10::StreamId>>();
-auto& pinned = *new std::set<const void*>();
+std::atomic<bool> lacks_pinned{false};
+std::atomic<int64_t> pending{0};
 std::atomic<int64_t> used{0};
 std::atomic<int64_t> cached{0};
 std::atomic<int64_t> pinned_cached{0};
+std::atomic<int64_t> pinned_made{0};
+
+void check() { TORCH_CHECK(!is_lost, "an illegal memory access was encountered"); }
+
+// A device tells that it is lost where memory is freed that its streams may still use, and there is nobody to tell: libtorch frees in
+// destructors. With CUDA the process ends there.
+void free_of_lost_device() {
+  if (is_lost) {
+    std::fputs("memory in use by streams of a lost device was freed\n", stderr);
+    std::abort();
+  }
+}
+
+struct Work {
+  std::function<void()> go;
+  // Memory gets another user. That is done as soon as it may be, all else as late.
+  bool is_reuse;
+};
+
+// What a stream was given, in order. Done is what somebody has waited for, and what that had to come after.
+struct Queue {
+  std::deque<Work> works;
+  uint64_t given = 0;
+  uint64_t done = 0;
+};
+
+struct Moment {
+  c10::StreamId stream;
+  uint64_t given;
+};
+
+// Of memory: who may use it.
+struct Block {
+  size_t bytes = 0;
+  c10::StreamId stream = 0;
+  std::set<c10::StreamId> others;
+};
+
+std::recursive_mutex mutex;
+auto& queues = *new std::map<c10::StreamId, Queue>();
+auto& memory = *new std::map<void*, Block>();
+auto& pinned = *new std::map<const void*, Block>();
 thread_local c10::StreamId current = 0;
 
-Queue& queue(c10::StreamId id) {
-  const std::lock_guard lock(mutex);
-  return queues[id];
+void wait_for(Moment moment) {
+  auto& queue = queues[moment.stream];
+  while (queue.done < moment.given || (!queue.works.empty() && queue.works.front().is_reuse)) {
+    const auto work = std::move(queue.works.front());
+    queue.works.pop_front();
+    ++queue.done;
+    work.go();
+  }
 }
+
+void give(c10::StreamId stream, std::function<void()> go, bool is_reuse = false) {
+  auto& queue = queues[stream];
+  queue.works.push_back({std::move(go), is_reuse});
+  ++queue.given;
+  wait_for({stream, queue.done});
+}
+
+Moment now(c10::StreamId stream) { return {stream, queues[stream].given}; }
 
 struct Guard final : c10::impl::DeviceGuardImplInterface {
   c10::DeviceType type() const override { return TYPE; }
@@ -110,63 +114,70 @@ struct Guard final : c10::impl::DeviceGuardImplInterface {
   }
   c10::Stream exchangeStream(c10::Stream next) const override { return stream(std::exchange(current, next.id())); }
   void synchronizeStream(const c10::Stream& which) const override {
-    queue(which.id()).mark().wait();
+    const std::lock_guard lock(mutex);
+    wait_for(now(which.id()));
     check();
   }
-  void synchronizeDevice(c10::DeviceIndex) const override { check(); }
-  static void check() { TORCH_CHECK(!is_lost, "an illegal memory access was encountered"); }
+  void synchronizeDevice(c10::DeviceIndex) const override {
+    const std::lock_guard lock(mutex);
+    for (auto& [id, queue] : queues) {
+      wait_for(now(id));
+    }
+    check();
+  }
 
   void record(void** event, const c10::Stream& which, c10::DeviceIndex, c10::EventFlag) const override {
-    *event = new std::shared_future<void>(queue(which.id()).mark());
+    const std::lock_guard lock(mutex);
+    check();
+    *event = new Moment(now(which.id()));
   }
   void block(void* event, const c10::Stream& which) const override {
-    const auto recorded = *static_cast<std::shared_future<void>*>(event);
-    queue(which.id()).push([recorded] { recorded.wait(); });
+    const std::lock_guard lock(mutex);
+    give(which.id(), [moment = *static_cast<Moment*>(event)] { wait_for(moment); });
   }
-  void destroyEvent(void* event, c10::DeviceIndex) const noexcept override {
-    delete static_cast<std::shared_future<void>*>(event);
+  void synchronizeEvent(void* event) const override {
+    const std::lock_guard lock(mutex);
+    wait_for(*static_cast<Moment*>(event));
+    check();
   }
+  void destroyEvent(void* event, c10::DeviceIndex) const noexcept override { delete static_cast<Moment*>(event); }
 
   void recordDataPtrOnStream(const c10::DataPtr& data, const c10::Stream& which) const override {
     const std::lock_guard lock(mutex);
-    memory.at(data.get()).insert(which.id());
+    if (data.get() != nullptr) {
+      memory.at(data.get()).others.insert(which.id());
+    }
   }
 };
 C10_REGISTER_GUARD_IMPL(PrivateUse1, Guard);
 
-// Once freed, memory is used again when all the streams that are known to use it have come so far.
+// Its stream uses it again, in its own order, unless others are known to use it. Never given back to the heap: what reads it later is to
+// find out.
 void free_device(void* data) {
-  std::set<c10::StreamId> users;
-  {
-    const std::lock_guard lock(mutex);
-    users = std::move(memory.extract(data).mapped());
+  const std::lock_guard lock(mutex);
+  const auto block = memory.extract(data).mapped();
+  used -= static_cast<int64_t>(block.bytes);
+  cached += static_cast<int64_t>(block.bytes);
+  const auto reuse = [data, bytes = block.bytes] { std::memset(data, UNKNOWN, bytes); };
+  for (const auto stream : block.others) {
+    free_of_lost_device();
+    give(stream, reuse, true);
   }
-  std::vector<std::shared_future<void>> marks;
-  for (const auto id : users) {
-    marks.push_back(queue(id).mark());
+  if (block.others.empty()) {
+    give(block.stream, reuse, true);
   }
-  const size_t bytes = *(static_cast<size_t*>(data) - 8);
-  used -= bytes;
-  cached += bytes;
-  queue(-1).push([=] {
-    for (const auto& mark : marks) {
-      mark.wait();
-    }
-    // Not given back to the heap, which would use it for something else: what reads it later is to find this.
-    std::memset(data, FREED, bytes);
-  });
 }
 
 struct DeviceMemory final : c10::DeviceAllocator {
   c10::DataPtr allocate(size_t bytes) override {
-    // Its size stands in the 64 bytes before it.
-    auto* block = static_cast<char*>(std::aligned_alloc(64, 64 + (bytes + 63) / 64 * 64));
-    *reinterpret_cast<size_t*>(block) = bytes;
-    void* data = block + 64;
-    std::memset(data, FREED, bytes);
+    if (bytes == 0) {
+      return {nullptr, nullptr, &c10::detail::deleteNothing, DEVICE};
+    }
     const std::lock_guard lock(mutex);
-    memory[data] = {current};
-    used += bytes;
+    void* data = std::aligned_alloc(64, (bytes + 63) / 64 * 64);
+    std::memset(data, UNKNOWN, bytes);
+    memory[data] = {bytes, current, {}};
+    used += static_cast<int64_t>(bytes);
     return {data, data, &free_device, DEVICE};
   }
   bool initialized() override { return true; }
@@ -186,18 +197,25 @@ struct DeviceMemory final : c10::DeviceAllocator {
   void copy_data(void* to, const void* from, size_t bytes) const override { default_copy_data(to, from, bytes); }
 };
 
+// Kept for as long as the streams that copy from or to it.
 void free_pinned(void* data) {
   const std::lock_guard lock(mutex);
-  pinned.erase(data);
+  const auto block = pinned.extract(data).mapped();
   pinned_cached += 1;
-  std::free(data);
+  for (const auto stream : block.others) {
+    free_of_lost_device();
+    give(stream, [data, bytes = block.bytes] { std::memset(data, UNKNOWN, bytes); }, true);
+  }
 }
 
 struct PinnedMemory final : at::HostAllocator {
   c10::DataPtr allocate(size_t bytes) override {
-    void* data = std::aligned_alloc(64, (bytes + 64) / 64 * 64);
     const std::lock_guard lock(mutex);
-    pinned.insert(data);
+    TORCH_CHECK(!lacks_pinned, "no page-locked memory");
+    void* data = std::aligned_alloc(64, (bytes + 64) / 64 * 64);
+    std::memset(data, UNKNOWN, bytes);
+    pinned[data] = {bytes, 0, {}};
+    pinned_made += 1;
     return {data, data, &free_pinned, c10::Device(c10::kCPU)};
   }
   bool record_event(void*, void*, c10::Stream) override { return true; }
@@ -239,21 +257,24 @@ at::Tensor empty_strided(
   return at::detail::empty_strided_generic(size, stride, &device_memory, keys, c10::dtype_or_default(dtype));
 }
 
-// A copy of the present stream's. The host waits for it, unless it said it would not and its memory is page-locked.
+// A copy of the present stream's. The host waits for it where it takes part, unless it said it would not and its memory is page-locked.
 at::Tensor copy_from(const at::Tensor& from, const at::Tensor& to, bool non_blocking) {
   TORCH_CHECK(from.is_contiguous() && to.is_contiguous() && from.dtype() == to.dtype(), "it copies bytes only");
-  const auto& host = from.device().is_cpu() ? from : to;
-  const auto late = to.device().is_cpu() ? TO_HOST : TO_DEVICE;
-  const bool is_awaited = !non_blocking || !host.is_pinned();
+  const std::lock_guard lock(mutex);
+  check();
+  const auto host = from.device().is_cpu() ? from.data_ptr() : to.device().is_cpu() ? to.data_ptr() : nullptr;
+  const auto found = pinned.find(host);
+  if (found != pinned.end()) {
+    found->second.others.insert(current);
+  }
   ++pending;
-  // Memory of the host is kept until then, as libtorch keeps it. Memory of the device is its streams' affair.
-  queue(current).push([host, late, source = from.data_ptr(), target = to.data_ptr(), bytes = from.nbytes()] {
-    std::this_thread::sleep_for(late);
+  give(current, [source = from.data_ptr(), target = to.data_ptr(), bytes = from.nbytes()] {
     std::memcpy(target, source, bytes);
     --pending;
   });
-  if (is_awaited) {
-    queue(current).mark().wait();
+  if (host != nullptr && (!non_blocking || found == pinned.end())) {
+    wait_for(now(current));
+    check();
   }
   return to;
 }
@@ -268,6 +289,7 @@ void on_the_cpu(const c10::OperatorHandle& op, torch::jit::Stack* stack) { at::n
 TORCH_LIBRARY_IMPL(aten, PrivateUse1, library) {
   library.impl("empty.memory_format", &empty);
   library.impl("empty_strided", &empty_strided);
+  library.impl("as_strided", &at::native::as_strided_tensorimpl);
   library.impl("_copy_from", &copy_from);
   library.impl("_copy_from_and_resize", &copy_from_and_resize);
 }
@@ -286,15 +308,20 @@ extern "C" void simulated_register() {
   at::setHostAllocator(TYPE, &pinned_memory);
 }
 
-extern "C" uint64_t simulated_pending() { return pending; }
-
-extern "C" void simulated_hold() {
-  release = std::promise<void>();
-  queue(current).push([released = release.get_future().share()] { released.wait(); });
+// The numbers are those of `lib.rs`.
+extern "C" int64_t simulated_count(int what) {
+  switch (what) {
+    case 0:
+      return pending;
+    case 1:
+      return pinned_cached;
+    case 2:
+      return pinned_made;
+    default:
+      return current;
+  }
 }
 
-extern "C" void simulated_release() { release.set_value(); }
+extern "C" void simulated_set(int what, bool value) { (what == 0 ? is_lost : lacks_pinned) = value; }
 
-extern "C" void simulated_lose(bool lost) { is_lost = lost; }
-
-extern "C" int64_t simulated_pinned_cached() { return pinned_cached; }
+extern "C" void simulated_switch() { current = Guard().getStreamFromGlobalPool(DEVICE, false).id(); }
