@@ -1,13 +1,14 @@
 // TorchScript modules. tch has them, too, but never lets go of the inputs of a `forward` that throws (0.24): each bad job would cost
 // their memory for good.
 
-#include <torch/script.h>
-
 #include <ATen/DeviceAccelerator.h>
 #include <caffe2/serialize/inline_container.h>
+#include <torch/csrc/jit/api/module.h>
+#include <torch/csrc/jit/serialization/import.h>
 
 #include <memory>
 #include <string_view>
+#include <vector>
 
 #include "caught.h"
 

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::mem::{forget, take};
 use std::rc::Rc;
 
-use gristmill_engine::{HostTensor, Inputs, RunError};
+use gristmill_engine::{Dtype, HostTensor, Inputs, RunError};
 use tch::{Device, TchError, Tensor};
 
 use crate::failure::run_error;
@@ -86,21 +86,11 @@ impl Cargo {
         let lane = Rc::clone(&lent.lane);
         let failed = |error: TchError| run_error(&error, lane.device);
         lane.streams.end().map_err(failed)?;
-        let mut landing = Vec::new();
-        for output in outputs {
-            let dtype = dtype_of(&output)?;
-            let (output, bytes) = lane.streams.output(&output).map_err(failed)?;
-            let buffer = (bytes > 0).then_some(lent.buffers.len());
-            if buffer.is_some() {
-                let buffer = lent.another(bytes).map_err(failed)?;
-                lane.streams.download(&output, buffer).map_err(failed)?;
-            }
-            landing.push((output, dtype, buffer));
-        }
+        let landing = outputs.iter().map(|output| lent.land(output)).collect::<Result<Vec<_>, _>>()?;
         let ran = lane.streams.ran().map_err(failed)?;
         meanwhile();
         ran.wait().map_err(failed)?;
-        let landed = landing.iter().map(|(output, dtype, buffer)| {
+        let landed = landing.iter().map(|Landing { output, dtype, buffer }| {
             let memory = buffer.map_or(output, |buffer| &lent.buffers[buffer]);
             host_tensor(output, *dtype, memory)
         });
@@ -112,10 +102,32 @@ impl Cargo {
     }
 }
 
+/// An output on its way to the host.
+struct Landing {
+    output: Tensor,
+    dtype: Dtype,
+    /// The buffer it is copied to; `None` where it is in the host's memory, or empty.
+    buffer: Option<usize>,
+}
+
 impl Lent {
     fn another(&mut self, bytes: usize) -> Result<&Tensor, TchError> {
         self.buffers.push(self.lane.buffer(bytes)?);
         Ok(&self.buffers[self.buffers.len() - 1])
+    }
+
+    /// Begins to copy an output to the host.
+    fn land(&mut self, output: &Tensor) -> Result<Landing, RunError> {
+        let lane = Rc::clone(&self.lane);
+        let failed = |error: TchError| run_error(&error, lane.device);
+        let dtype = dtype_of(output)?;
+        let (output, bytes) = lane.streams.output(output).map_err(failed)?;
+        let buffer = (bytes > 0).then_some(self.buffers.len());
+        if buffer.is_some() {
+            let buffer = self.another(bytes).map_err(failed)?;
+            lane.streams.download(&output, buffer).map_err(failed)?;
+        }
+        Ok(Landing { output, dtype, buffer })
     }
 
     /// All copies from and to them are done.
