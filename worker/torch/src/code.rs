@@ -94,3 +94,40 @@ pub(crate) fn forks(path: &Path) -> bool {
 fn c_path(path: &Path) -> Result<CString, TchError> {
     Ok(CString::new(path.as_os_str().as_bytes())?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::text::essence;
+
+    /// What a module of `fixtures/` makes of a 1 and a 2, where the manifest names `a` and `b`.
+    fn outputs(fixture: &str) -> Result<Vec<Vec<f32>>, String> {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures").join(fixture);
+        let code = Code::load(&path, Device::Cpu, ["a", "b"].into_iter()).unwrap();
+        let outputs = code.forward(&[Tensor::from_slice(&[1.0f32, 2.0])]).map_err(|error| essence(&error))?;
+        Ok(outputs.into_iter().map(|output| Vec::try_from(output).unwrap()).collect())
+    }
+
+    #[test]
+    fn outputs_are_a_tensor_a_list_or_a_dict_of_them() {
+        let (once, twice) = (vec![1.0, 2.0], vec![2.0, 4.0]);
+        assert_eq!(outputs("forks.pt"), Ok(vec![twice.clone()]));
+        assert_eq!(outputs("lists.pt"), Ok(vec![once.clone(), twice.clone()]));
+        assert_eq!(outputs("keys.pt"), Ok(vec![once, twice]), "in the order of the manifest");
+    }
+
+    #[test]
+    fn other_outputs_are_refused() {
+        let error = |fixture| outputs(fixture).unwrap_err();
+        assert_eq!(error("number.pt"), "the model returned Int, not a tensor, tuple or dict of tensors");
+        assert_eq!(error("mixed.pt"), "the model returned Int where a tensor was expected");
+    }
+
+    #[test]
+    fn a_key_that_is_missing_is_named() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/keys.pt");
+        let code = Code::load(&path, Device::Cpu, ["a", "c"].into_iter()).unwrap();
+        let error = code.forward(&[Tensor::from_slice(&[1.0f32])]).unwrap_err();
+        assert_eq!(essence(&error), "the model's dict has no key \"c\", which the manifest names");
+    }
+}

@@ -220,8 +220,7 @@ fn outputs_may_be_empty_or_the_hosts() {
 
 #[test]
 fn a_model_that_forks_runs_on_the_stream_that_its_threads_share() {
-    // `torch.jit.script` of a module whose `forward` is `torch.jit.wait(torch.jit.fork(part, x)) + 1`.
-    let forking = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/place/forks.pt");
+    let forking = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/forks.pt");
     assert!(forks(&forking) && forks(Path::new("/nowhere.pt")));
     assert!(!forks(traced(twice).path()));
 
