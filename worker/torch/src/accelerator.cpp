@@ -31,7 +31,7 @@ extern "C" bool gristmill_memory(int index, uint64_t* used, uint64_t* cached) no
 // Returns the memory that libtorch keeps for later to the device, and the page-locked memory to the host.
 extern "C" bool gristmill_empty_cache() noexcept {
   try {
-    // The host's first: where the device says no, its own is no longer of interest.
+    // Where the first throws, the second is left out: the device is lost then.
     at::getHostAllocator(at::accelerator::getAccelerator(true).value())->empty_cache();
     at::accelerator::emptyCache();
     return true;
