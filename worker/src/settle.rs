@@ -119,7 +119,7 @@ impl Settler {
             Notice::Swept { sequence, ack } => {
                 open.insert(sequence, Open { ack, touched: now, is_swept: true });
             }
-            Notice::Settled { sequence, verdict, mut slot, span } => {
+            Notice::Settled { sequence, verdict, mut slot, span, backlog } => {
                 if verdict == Verdict::GivenBack && slot.as_ref().is_some_and(Slot::is_held) {
                     // A suspect that has not run, at the end of a drain: not for other workers to run beside their own.
                     // It stays in the ledger for the next process, and is delivered again after ack_wait where none comes.
@@ -135,7 +135,7 @@ impl Settler {
                 self.trace(span, answer.map(|began| (word(verdict), [began, Instant::now()])));
                 // After the answer: a crash in between leaves the job to be found, not to be forgotten.
                 slot.iter_mut().for_each(Slot::clear);
-                books.closed.push(Closed { sequence, slot });
+                books.closed.push(Closed { sequence, slot, backlog });
                 return swept;
             }
         }

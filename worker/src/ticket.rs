@@ -18,6 +18,15 @@ pub enum Verdict {
     GivenBack,
 }
 
+/// What waited in a model's queue, in the lane of the job that left it then.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Backlog {
+    /// Jobs.
+    pub waiting: usize,
+    /// As many are of use: the engines will not run more soon.
+    pub enough: usize,
+}
+
 /// What the settle task is told, in bursts and in this order for each delivery: once opened, perhaps renewed, once settled.
 #[derive(Debug)]
 pub enum Notice {
@@ -28,9 +37,15 @@ pub enum Notice {
     Swept { sequence: u64, ack: Subject },
     /// The server delivered an open job again; answer it under the newer ack subject.
     Renewed { sequence: u64, ack: Subject },
-    /// The delivery's end; its place in the crash ledger, to be cleared when the server was told; and its open span, if
-    /// it is recorded, to be ended then.
-    Settled { sequence: u64, verdict: Verdict, slot: Option<Slot>, span: Option<Box<Processing>> },
+    /// The delivery's end; its place in the crash ledger, to be cleared when the server was told; its open span, if it is
+    /// recorded, to be ended then; and for intake, what waited behind it.
+    Settled {
+        sequence: u64,
+        verdict: Verdict,
+        slot: Option<Slot>,
+        span: Option<Box<Processing>>,
+        backlog: Option<Backlog>,
+    },
 }
 
 /// What intake is told when the server was: the permit is free, and so is the place in the ledger.
@@ -40,6 +55,8 @@ pub struct Closed {
     pub sequence: u64,
     /// Cleared.
     pub slot: Option<Slot>,
+    /// What waited behind it, if it got as far as a queue.
+    pub backlog: Option<Backlog>,
 }
 
 /// One in-flight job's permit and its claim on settlement. Settled once; dropped in any other way, the job is given back.
@@ -51,6 +68,8 @@ pub struct Ticket {
     slot: Option<Slot>,
     /// The job's span, if it is recorded.
     span: Option<Box<Processing>>,
+    /// What waited behind the job when it left its queue.
+    backlog: Option<Backlog>,
     notices: mpsc::Sender<Vec<Notice>>,
     settled: bool,
 }
@@ -60,7 +79,7 @@ impl Ticket {
     ///
     /// The channel must have room for a burst of every open ticket: settling does not wait.
     pub fn new(sequence: u64, slot: Option<Slot>, notices: mpsc::Sender<Vec<Notice>>) -> Self {
-        Self { sequence, slot, span: None, notices, settled: false }
+        Self { sequence, slot, span: None, backlog: None, notices, settled: false }
     }
 
     /// The job's stream sequence.
@@ -80,6 +99,11 @@ impl Ticket {
         if let Some(slot) = &mut self.slot {
             slot.ran();
         }
+    }
+
+    /// The job leaves its queue, where others stay.
+    pub fn leave(&mut self, backlog: Backlog) {
+        self.backlog = Some(backlog);
     }
 
     /// The job is recorded: this is its span.
@@ -105,7 +129,8 @@ impl Ticket {
 
     fn end(&mut self, verdict: Verdict) -> Notice {
         self.settled = true;
-        Notice::Settled { sequence: self.sequence, verdict, slot: self.slot.take(), span: self.span.take() }
+        let Self { sequence, backlog, .. } = *self;
+        Notice::Settled { sequence, verdict, slot: self.slot.take(), span: self.span.take(), backlog }
     }
 }
 

@@ -17,6 +17,7 @@ use super::fill::fill;
 use super::pace::Pace;
 use super::queue::{Queue, Waiting};
 use crate::telemetry::CloseReason;
+use crate::ticket::Backlog;
 
 /// One batch in this many starts with the bulk lane, if bulk jobs wait: bulk keeps an eighth of the batches under any online
 /// load.
@@ -105,6 +106,8 @@ pub struct Former<K, J> {
     pub pace: Pace,
     batches: u32,
     waiting: [usize; 2],
+    /// As many jobs are worth having wait for each engine, by the last batch.
+    useful: usize,
 }
 
 impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
@@ -112,12 +115,17 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     pub fn new(limits: Limits, to_knee: bool) -> Self {
         let (queues, suspects, ceilings) = (HashMap::new(), VecDeque::new(), Ceilings::new(limits.max_rows));
         let pace = Pace::new(to_knee, limits.target);
-        Self { limits, queues, suspects, ceilings, pace, batches: 0, waiting: [0; 2] }
+        Self { limits, queues, suspects, ceilings, pace, batches: 0, waiting: [0; 2], useful: usize::MAX }
     }
 
     /// Jobs waiting, online and bulk.
     pub fn waiting(&self) -> [usize; 2] {
         self.waiting
+    }
+
+    /// What waits in a lane, and how much of that `engines` will run soon.
+    pub fn backlog(&self, lane: Lane, engines: usize) -> Backlog {
+        Backlog { waiting: self.waiting[lane as usize], enough: self.useful.saturating_mul(engines) }
     }
 
     /// Takes a job in.
@@ -219,7 +227,9 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         let order = if bulk_first { [Lane::Bulk, Lane::Online] } else { Lane::ALL };
         let taken = fill(&mut queue, &limits, order, self.pace.cost().worth());
         taken.iter().for_each(|waiting| self.waiting[waiting.facts.lane as usize] -= 1);
-        let most = limits.rows_like(taken.iter().map(|waiting| &waiting.facts));
+        let facts = || taken.iter().map(|waiting| &waiting.facts);
+        let most = limits.rows_like(facts());
+        self.useful = self.useful(most, facts());
         let jobs = taken.into_iter().map(|waiting| waiting.job).collect();
         if queue.rows > 0 {
             queue.is_closing = false;
@@ -227,6 +237,16 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
             self.queues.insert(key.clone(), queue);
         }
         Closed { key, jobs, reason, most }
+    }
+
+    /// How many jobs like these are worth having wait for an engine, where a batch holds `most` rows.
+    fn useful<'a>(&self, most: usize, facts: impl ExactSizeIterator<Item = &'a Facts>) -> usize {
+        let jobs = facts.len();
+        let (rows, elements) = facts.fold((0, 0), |(rows, elements): (usize, usize), facts| {
+            (rows + facts.rows, elements.saturating_add(facts.elements()))
+        });
+        let of_a_full_one = |sum: usize| sum.saturating_mul(most).div_ceil(rows.max(1));
+        of_a_full_one(jobs).saturating_mul(self.pace.useful(of_a_full_one(elements)))
     }
 
     /// When to look again, if nothing else happens: the next batch falls due or the next deadline passes.

@@ -14,6 +14,12 @@ const PARTS: u32 = AHEAD as u32 + 2;
 /// After an online job, others are expected for this long.
 const EXPECTED: Duration = Duration::from_secs(1);
 
+/// Of the jobs that wait, those are of use that an engine runs within this time: so long may a delivery be held up,
+const SOON: Duration = Duration::from_millis(10);
+
+/// and those of this many batches: where runs are long, and for lengths to choose from.
+const BATCHES: f64 = 8.0;
+
 /// What the runs of a model taught, and what it is used for.
 #[derive(Debug)]
 pub struct Pace {
@@ -45,6 +51,13 @@ impl Pace {
     /// What runs cost.
     pub fn cost(&self) -> &Cost {
         &self.cost
+    }
+
+    /// How many batches of so many elements are worth having wait for an engine. Before the first run, any number is.
+    pub fn useful(&self, elements: usize) -> usize {
+        let run = self.cost.estimate(elements);
+        // A cast of a float saturates.
+        (SOON.as_secs_f64() / run.as_secs_f64()).max(BATCHES).ceil() as usize
     }
 
     /// Elements that a batch ends at by what runs yield; nothing before the first run, or where that is not wanted.

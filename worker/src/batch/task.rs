@@ -164,7 +164,9 @@ impl Batcher {
         let mut is_raised = false;
         for (model, line) in lines.values_mut() {
             is_raised |= line.former.ceilings.raise(now);
-            for (job, deadline) in line.former.take_expired(now) {
+            let engines = line.engines.len();
+            for (mut job, deadline) in line.former.take_expired(now) {
+                leave(&mut job, &line.former, engines);
                 self.refuse(Outcome::expired(job.envelope, deadline, now)).await;
             }
             while let Some(slot) =
@@ -173,6 +175,7 @@ impl Batcher {
                 let closed = if slot.given == 0 { line.former.take(now) } else { line.former.take_full(now) };
                 let Some(Closed { key: tails, mut jobs, reason, most }) = closed else { break };
                 slot.given += 1;
+                jobs.iter_mut().for_each(|job| leave(job, &line.former, engines));
                 let length = jobs.iter().map(|job| model.padded_length(job.part.length)).max().unwrap_or(0);
                 let tails = model.signature.at_length(&tails, length);
                 let seal = seal(&mut jobs, model, (&tails, length), most, (now, reason));
@@ -214,6 +217,12 @@ impl Batcher {
             queued.store(sum, Ordering::Relaxed);
         }
     }
+}
+
+/// A job leaves the queue: it tells intake what stays there.
+fn leave(job: &mut RoutedJob, former: &Former<Tails, RoutedJob>, engines: usize) {
+    let backlog = former.backlog(job.envelope.origin.consumer.lane, engines);
+    job.envelope.ticket.leave(backlog);
 }
 
 /// The order of suspects: as good as random, and another one with every process. Should one of them kill every worker that

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use gristmill_schemas::Lane;
 
+use super::window::Window;
+
 #[derive(Debug)]
 pub(super) struct Consumer {
     pub(super) lane: Lane,
@@ -15,6 +17,8 @@ pub(super) struct Consumer {
     pub(super) retry_at: Option<Instant>,
     /// Jobs accepted and not settled.
     pub(super) open: usize,
+    /// Bounds those and what is asked for.
+    pub(super) window: Window,
 }
 
 #[derive(Debug)]
@@ -25,11 +29,26 @@ pub(super) struct Open {
 }
 
 impl Consumer {
+    pub(super) fn new(lane: Lane, capacity: usize) -> Self {
+        let window = Window::new(capacity);
+        Self { lane, pulls: VecDeque::new(), pending: 0, retry_at: None, open: 0, window }
+    }
+
     /// Whether to keep a small pull open. A bulk consumer that already holds its share has to wait for what the online
     /// consumers leave, else it would take half of every permit that comes free.
     pub(super) fn wants_floor(&self, share: usize, now: Instant) -> bool {
         let may = self.retry_at.is_none_or(|at| at <= now);
         may && self.pulls.is_empty() && (self.lane == Lane::Online || self.open <= share)
+    }
+
+    /// Jobs that may be asked for, as far as this consumer goes.
+    pub(super) fn room(&self) -> usize {
+        self.window.jobs().saturating_sub(self.open + self.asked())
+    }
+
+    /// The smallest pull that is worth its while: small ones cost as much as large ones.
+    pub(super) fn quantum(&self) -> usize {
+        (self.window.jobs() / 16).max(1)
     }
 
     pub(super) fn asked(&self) -> usize {

@@ -1,17 +1,18 @@
 //! The pure part of intake: how many jobs may be asked for, and from which consumer.
 //!
 //! One number bounds memory: the jobs accepted and not settled, plus those asked for and not yet delivered, never exceed
-//! the capacity. Every consumer always has a small pull open, online consumers first, so that neither lane waits for
-//! the other to go quiet; what is left goes to consumers known to have more, online before bulk.
+//! the capacity. Within that each consumer has a window. Where that has room, it always has a small pull open, online consumers
+//! first, so that neither lane waits for the other to go quiet; what is left goes to consumers known to have more, online before bulk.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use gristmill_schemas::Lane;
 use rustc_hash::FxBuildHasher;
 
 use super::consumer::{Consumer, Open};
+use crate::ticket::Backlog;
 
 /// How long the server keeps a pull open. Short: it is also the longest that a drain waits for pulls to end.
 pub const EXPIRES: Duration = Duration::from_millis(500);
@@ -51,8 +52,6 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Credit {
     capacity: usize,
-    /// Most jobs asked for and open at present.
-    window: usize,
     /// Open jobs and the consumer each came from; `None` for those that a dead worker left.
     open: HashMap<u64, Option<usize>, FxBuildHasher>,
     consumers: Vec<Consumer>,
@@ -67,32 +66,16 @@ pub struct Credit {
 impl Credit {
     /// No job accepted, no pull open.
     pub fn new(capacity: usize, ack_wait: Duration, lanes: impl Iterator<Item = Lane>) -> Self {
-        let consumer = |lane| Consumer { lane, pulls: VecDeque::new(), pending: 0, retry_at: None, open: 0 };
         Self {
             capacity,
-            window: 0,
             open: HashMap::default(),
             turn: 0,
-            consumers: lanes.map(consumer).collect(),
+            consumers: lanes.map(|lane| Consumer::new(lane, capacity)).collect(),
             next_id: 0,
             ack_wait,
             last_disconnect: None,
             careful_until: None,
         }
-        .started()
-    }
-
-    fn started(mut self) -> Self {
-        self.window = self.start();
-        self
-    }
-
-    /// Most jobs asked for and open to begin with, and from the delivery of a suspect (a job that may have killed a worker)
-    /// on: one of each consumer. Each settled job allows one more, so that the window doubles with every round trip, as
-    /// TCP's does. What was delivered again comes first, so a job that kills this process, too, is here with no other
-    /// that would have spent a delivery with it.
-    fn start(&self) -> usize {
-        self.consumers.len().max(1)
     }
 
     /// Counts a job that a dead worker left as accepted.
@@ -103,6 +86,11 @@ impl Credit {
     /// Jobs accepted and not settled.
     pub fn in_flight(&self) -> usize {
         self.open.len()
+    }
+
+    /// Of each consumer, how many jobs may be in flight at present, as far as the others leave room.
+    pub fn windows(&self) -> impl Iterator<Item = usize> {
+        self.consumers.iter().map(|consumer| consumer.window.jobs())
     }
 
     /// Whether the server may still deliver.
@@ -117,21 +105,17 @@ impl Credit {
 
     /// The pulls to send now.
     pub fn grant(&mut self, now: Instant) -> Vec<Pull> {
-        let asked = self.asked();
-        // What a dead worker left runs beside the window: it must not keep others waiting.
-        let own: usize = self.consumers.iter().map(|consumer| consumer.open).sum();
-        let free = self.capacity.saturating_sub(self.open.len() + asked);
-        let mut free = free.min(self.window.saturating_sub(own + asked));
+        let mut free = self.capacity.saturating_sub(self.open.len() + self.asked());
         let is_careful = self.careful_until.is_some_and(|until| now < until);
-        let size = self.window.min(self.capacity);
-        let quantum = (size / 16).max(1);
         let count = self.consumers.len();
-        let floor = if is_careful { 1 } else { (size / (8 * count.max(1))).max(1) };
         let mut pulls = Vec::new();
         for index in (0..count).map(|i| (i + self.turn) % count).collect::<Vec<_>>() {
-            let batch = floor.min(free);
-            let enough = batch >= floor.min(quantum);
-            if enough && self.consumers[index].wants_floor(self.capacity / 8, now) {
+            let consumer = &self.consumers[index];
+            let share = consumer.window.jobs().min(self.capacity / count);
+            let floor = if is_careful { 1 } else { (share / 8).max(1) };
+            let batch = floor.min(free).min(consumer.room());
+            let enough = batch >= floor.min(consumer.quantum());
+            if enough && consumer.wants_floor(self.capacity / 8, now) {
                 free -= batch;
                 self.turn = index + 1;
                 pulls.push(self.pull(index, batch, now));
@@ -139,10 +123,11 @@ impl Credit {
         }
         for lane in Lane::ALL.into_iter().filter(|_| !is_careful) {
             for index in self.of_lane(lane, now) {
-                let want = usize::try_from(self.consumers[index].pending).unwrap_or(usize::MAX);
-                let batch = want.min(free);
-                // Small pulls cost as much as large ones: wait for a worthwhile one unless it is all there is to get.
-                if batch > 0 && (batch == want || batch >= quantum) {
+                let consumer = &self.consumers[index];
+                let want = usize::try_from(consumer.pending).unwrap_or(usize::MAX);
+                let batch = want.min(free).min(consumer.room());
+                // Wait for a worthwhile one unless it is all there is to get.
+                if batch > 0 && (batch == want || batch >= consumer.quantum()) {
                     free -= batch;
                     pulls.push(self.pull(index, batch, now));
                 }
@@ -189,14 +174,15 @@ impl Credit {
 
     /// A job that was delivered may have killed a worker.
     pub fn suspected(&mut self) {
-        self.window = self.window.min(self.start());
+        self.consumers.iter_mut().for_each(|consumer| consumer.window.restart());
     }
 
-    /// A job was settled.
-    pub fn closed(&mut self, sequence: u64) {
+    /// A job was settled. `backlog`: what waited behind it.
+    pub fn closed(&mut self, sequence: u64, backlog: Option<Backlog>) {
         if let Some(Some(index)) = self.open.remove(&sequence) {
-            self.consumers[index].open -= 1;
-            self.window = (self.window + 1).min(self.capacity.max(self.start()));
+            let consumer = &mut self.consumers[index];
+            consumer.window.settled(consumer.open, backlog);
+            consumer.open -= 1;
         }
     }
 

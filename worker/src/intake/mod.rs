@@ -8,6 +8,7 @@ mod reader;
 mod silence;
 mod status;
 mod task;
+mod window;
 
 pub use journal::Journal;
 pub use task::Intake;

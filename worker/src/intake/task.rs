@@ -176,6 +176,8 @@ impl Puller {
                 }
             }
             self.vitals.health.in_flight.store(self.credit.in_flight(), Ordering::Relaxed);
+            let windows = self.credit.windows().zip(&self.meters);
+            windows.for_each(|(jobs, meters)| meters.window.store(jobs, Ordering::Relaxed));
         }
         self.vitals.health.pulling.store(false, Ordering::Relaxed);
         self.outlast(closed).await;
@@ -211,8 +213,8 @@ impl Puller {
         self.out.is_some() && self.link.borrow().is_up && self.stalled.borrow().is_none()
     }
 
-    fn close(&mut self, Closed { sequence, slot }: Closed) {
-        self.credit.closed(sequence);
+    fn close(&mut self, Closed { sequence, slot, backlog }: Closed) {
+        self.credit.closed(sequence, backlog);
         slot.iter().for_each(|slot| self.journal.close(slot));
     }
 

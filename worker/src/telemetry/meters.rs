@@ -49,6 +49,8 @@ pub struct Meters {
     pub lag: BoundHistogram<f64>,
     /// Every model served, for what is read when metrics are collected. Taken when a model is loaded and then.
     pub(super) models: Mutex<Vec<Arc<ModelMeters>>>,
+    /// Of every consumer, its name and its window; likewise.
+    pub(super) windows: Mutex<Vec<(String, Arc<AtomicUsize>)>>,
 }
 
 /// Instruments of one kind of message that is stored.
@@ -96,6 +98,8 @@ pub struct ConsumerMeters {
     pub broker: BoundHistogram<f64>,
     /// Time to read a job.
     pub decode: Sampled,
+    /// Jobs that may be in flight at present. Written by intake.
+    pub window: Arc<AtomicUsize>,
 }
 
 /// Instruments of one model, and what is read of it when metrics are collected.
@@ -194,6 +198,7 @@ impl Meters {
             stores: [store(&templates.results), store(&templates.dlq)],
             lag: histogram(&metric::RUNTIME_LAG).bind(&[]),
             models: Mutex::default(),
+            windows: Mutex::default(),
             templates,
             server,
             instruments,
@@ -227,11 +232,14 @@ impl Meters {
         let attributes = self.of_consumer(name);
         let fetch: Vec<_> = attributes.iter().cloned().chain([KeyValue::new(a::OPERATION, "fetch")]).collect();
         let stage = [KeyValue::new(a::MODEL, model.to_string()), KeyValue::new(a::STAGE, "decode")];
+        let window = Arc::<AtomicUsize>::default();
+        self.windows.lock().unwrap_or_else(PoisonError::into_inner).push((name.to_owned(), Arc::clone(&window)));
         ConsumerMeters {
             consumed: self.consumed.bind(&fetch),
             redelivered: self.redelivered.bind(&attributes),
             broker: self.broker.bind(&attributes),
             decode: Sampled::new(self.stage.bind(&stage)),
+            window,
         }
     }
 

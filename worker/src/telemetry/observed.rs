@@ -1,6 +1,6 @@
 //! What is read only when metrics are collected: states and totals that others write anyway.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, PoisonError};
 
 use gristmill_schemas::Lane;
@@ -87,6 +87,7 @@ impl Vitals {
         meters.observe_settled(counters);
         meters.observe_faults(health, counters);
         meters.observe_lags(health);
+        meters.observe_windows();
         meters.observe_models();
     }
 }
@@ -130,6 +131,17 @@ impl Meters {
                 lags.iter().map(|lag| (number(lag) as f64, meters.of_consumer(&lag.consumer))).collect()
             });
         }
+    }
+
+    fn observe_windows(self: &Arc<Self>) {
+        let meters = Arc::clone(self);
+        self.instruments().observe(&metric::CONSUMER_WINDOW, move || {
+            let windows = meters.windows.lock().unwrap_or_else(PoisonError::into_inner);
+            let of = |(name, jobs): &(String, Arc<AtomicUsize>)| {
+                (jobs.load(Ordering::Relaxed) as f64, meters.of_consumer(name))
+            };
+            windows.iter().map(of).collect()
+        });
     }
 
     fn observe_models(self: &Arc<Self>) {

@@ -275,3 +275,23 @@ fn forming_takes_no_more_instructions_than_it_did() {
     let batch = gristmill_steps::count(test, "forming a batch of 128", form).about(109_371);
     assert_eq!(batch.map(|closed| closed.jobs.len()), Some(128));
 }
+
+#[test]
+fn what_waits_is_held_against_what_engines_run_soon() {
+    let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
+    let ms = Duration::from_millis;
+    let backlog = |former: &mut Former<_, _>, engines| {
+        (0..20).for_each(|job| former.push("a", job, online(2), now));
+        assert_eq!(take(former, now).map(|(_, jobs)| jobs.len()), Some(4));
+        let backlog = former.backlog(Lane::Online, engines);
+        while take(former, now).is_some() {}
+        (backlog.waiting, backlog.enough)
+    };
+    assert_eq!(backlog(&mut former, 1), (16, usize::MAX), "before the first run");
+    (0..2).for_each(|_| former.pace.observe(8, ms(100)));
+    assert_eq!(backlog(&mut former, 1), (16, 8 * 4), "of long runs, a number of batches");
+    assert_eq!(backlog(&mut former, 3), (16, 3 * 8 * 4));
+    (0..1000).for_each(|_| former.pace.observe(8, ms(1) / 10));
+    assert_eq!(backlog(&mut former, 1), (16, 100 * 4), "of short ones, those of some time");
+    assert_eq!(former.backlog(Lane::Bulk, 1).waiting, 0);
+}

@@ -3,15 +3,21 @@ use proptest::prelude::*;
 
 /// Beyond its slow start.
 fn credit(capacity: usize) -> Credit {
-    let credit = Credit::new(capacity, Duration::from_secs(30), Lane::ALL.into_iter());
-    Credit { window: capacity, ..credit }
+    let mut credit = Credit::new(capacity, Duration::from_secs(30), Lane::ALL.into_iter());
+    for consumer in &mut credit.consumers {
+        (0..capacity).for_each(|_| consumer.window.settled(0, HUNGRY));
+    }
+    credit
 }
+
+/// Nothing waits, and any number would be run.
+const HUNGRY: Option<Backlog> = Some(Backlog { waiting: 0, enough: usize::MAX });
 
 #[test]
 fn few_jobs_are_asked_for_at_first_and_after_a_suspect() {
     let now = Instant::now();
     let mut credit = Credit::new(2048, Duration::from_secs(30), Lane::ALL.into_iter());
-    let (mut sequence, mut rounds) = (0, 0);
+    let mut sequence = 0;
     let mut round = |credit: &mut Credit| {
         let pulls = credit.grant(now);
         let first = sequence + 1;
@@ -21,18 +27,36 @@ fn few_jobs_are_asked_for_at_first_and_after_a_suspect() {
                 credit.delivered(pull.consumer, sequence, 100_000);
             });
         }
-        assert!(credit.in_flight() <= credit.window);
-        (first..=sequence).for_each(|sequence| credit.closed(sequence));
+        (first..=sequence).for_each(|sequence| credit.closed(sequence, HUNGRY));
+        sequence + 1 - first
     };
-    while credit.window < 2048 {
-        round(&mut credit);
-        rounds += 1;
-    }
-    assert!((8..24).contains(&rounds), "{rounds} rounds");
+    let jobs: Vec<u64> = (0..16).map(|_| round(&mut credit)).collect();
+    assert_eq!((jobs[0], jobs[15]), (2, 2048), "{jobs:?}");
+    assert!(jobs.iter().zip(&jobs[1..]).all(|(before, jobs)| *jobs <= 2 * before), "{jobs:?}");
     credit.suspected();
-    assert!(credit.grant(now).iter().map(|pull| pull.batch).sum::<usize>() <= credit.start());
-    round(&mut credit);
-    assert!(credit.window < 3 * credit.start());
+    let jobs: Vec<u64> = (0..3).map(|_| round(&mut credit)).collect();
+    assert_eq!(jobs[0], 2);
+    assert!(jobs[2] <= 8, "{jobs:?}");
+}
+
+#[test]
+fn a_consumer_whose_jobs_wait_leaves_the_permits_to_others() {
+    let (mut credit, now) = (credit(160), Instant::now());
+    let stuck = Some(Backlog { waiting: 20, enough: 16 });
+    let mut next = 0;
+    for _ in 0..1000 {
+        for pull in credit.grant(now) {
+            (0..pull.batch).for_each(|_| {
+                next += 1;
+                credit.delivered(pull.consumer, next, 1000);
+            });
+        }
+        let online = credit.open.iter().filter(|(_, index)| **index == Some(0)).map(|(sequence, _)| *sequence);
+        let first = online.min();
+        first.into_iter().for_each(|sequence| credit.closed(sequence, stuck));
+    }
+    let open = credit.consumers.iter().map(|consumer| consumer.open).collect::<Vec<_>>();
+    assert!(open[0] <= 16 && open[1] >= 140, "online and bulk hold {open:?} permits");
 }
 
 #[test]
@@ -67,7 +91,7 @@ fn bulk_holds_no_more_than_its_share_while_online_has_more() {
         // Online jobs are settled, bulk jobs wait.
         for sequence in credit.open.iter().filter(|(_, index)| **index == Some(0)).map(|(s, _)| *s).collect::<Vec<_>>()
         {
-            credit.closed(sequence);
+            credit.closed(sequence, None);
         }
     }
     assert!(credit.consumers[1].open <= 160 / 8 + 10, "bulk holds {} permits", credit.consumers[1].open);
@@ -112,7 +136,7 @@ fn a_job_left_by_a_dead_worker_takes_a_permit_and_its_redelivery_is_no_second_jo
     assert_eq!(credit.in_flight(), 1);
     credit.grant(Instant::now());
     assert_eq!(credit.delivered(0, 7, 0), Admission::Duplicate);
-    credit.closed(7);
+    credit.closed(7, None);
     assert_eq!(credit.in_flight(), 0);
 }
 
@@ -170,7 +194,7 @@ proptest! {
                     sequence += 1;
                     credit.delivered(consumer, sequence, n);
                 }
-                2 => credit.closed(sequence.saturating_sub(n)),
+                2 => credit.closed(sequence.saturating_sub(n), None),
                 3 => if let Some(pull) = pulls.pop() {
                     credit.ended(pull.consumer, pull.id, None);
                 },
