@@ -18,13 +18,14 @@ pub enum Verdict {
     GivenBack,
 }
 
-/// What waited in a model's queue, in the lane of the job that left it then.
+/// What waited in a model's queue, in the lane of the job that left it then. Nothing for a job that got into none. It travels with
+/// every job: small numbers, beyond which all are alike.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Backlog {
     /// Jobs.
-    pub waiting: usize,
+    pub waiting: u32,
     /// As many are of use: the engines will not run more soon.
-    pub enough: usize,
+    pub enough: u32,
 }
 
 /// What the settle task is told, in bursts and in this order for each delivery: once opened, perhaps renewed, once settled.
@@ -39,13 +40,7 @@ pub enum Notice {
     Renewed { sequence: u64, ack: Subject },
     /// The delivery's end; its place in the crash ledger, to be cleared when the server was told; its open span, if it is
     /// recorded, to be ended then; and for intake, what waited behind it.
-    Settled {
-        sequence: u64,
-        verdict: Verdict,
-        slot: Option<Slot>,
-        span: Option<Box<Processing>>,
-        backlog: Option<Backlog>,
-    },
+    Settled { sequence: u64, verdict: Verdict, slot: Option<Slot>, span: Option<Box<Processing>>, backlog: Backlog },
 }
 
 /// What intake is told when the server was: the permit is free, and so is the place in the ledger.
@@ -55,8 +50,8 @@ pub struct Closed {
     pub sequence: u64,
     /// Cleared.
     pub slot: Option<Slot>,
-    /// What waited behind it, if it got as far as a queue.
-    pub backlog: Option<Backlog>,
+    /// What waited behind it.
+    pub backlog: Backlog,
 }
 
 /// One in-flight job's permit and its claim on settlement. Settled once; dropped in any other way, the job is given back.
@@ -69,7 +64,7 @@ pub struct Ticket {
     /// The job's span, if it is recorded.
     span: Option<Box<Processing>>,
     /// What waited behind the job when it left its queue.
-    backlog: Option<Backlog>,
+    backlog: Backlog,
     notices: mpsc::Sender<Vec<Notice>>,
     settled: bool,
 }
@@ -79,7 +74,7 @@ impl Ticket {
     ///
     /// The channel must have room for a burst of every open ticket: settling does not wait.
     pub fn new(sequence: u64, slot: Option<Slot>, notices: mpsc::Sender<Vec<Notice>>) -> Self {
-        Self { sequence, slot, span: None, backlog: None, notices, settled: false }
+        Self { sequence, slot, span: None, backlog: Backlog::default(), notices, settled: false }
     }
 
     /// The job's stream sequence.
@@ -103,7 +98,7 @@ impl Ticket {
 
     /// The job leaves its queue, where others stay.
     pub fn leave(&mut self, backlog: Backlog) {
-        self.backlog = Some(backlog);
+        self.backlog = backlog;
     }
 
     /// The job is recorded: this is its span.

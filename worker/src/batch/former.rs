@@ -125,7 +125,9 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
 
     /// What waits in a lane, and how much of that `engines` will run soon.
     pub fn backlog(&self, lane: Lane, engines: usize) -> Backlog {
-        Backlog { waiting: self.waiting[lane as usize], enough: self.useful.saturating_mul(engines) }
+        let numbers = [self.waiting[lane as usize], self.useful.saturating_mul(engines)];
+        let [waiting, enough] = numbers.map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+        Backlog { waiting, enough }
     }
 
     /// Takes a job in.

@@ -6,14 +6,15 @@ use gristmill_telemetry::{KeyValue, Link};
 
 use crate::message::{RoutedJob, Seal, Served, Tails};
 use crate::telemetry::{CloseReason, Trace};
+use crate::ticket::Backlog;
 
 /// Closes a batch: writes on each job where it ended up, and measures what is known now. `most`: rows that the batch could
-/// have had. `length`: of its longest job.
+/// have had. `backlog`: what stays behind, by lane. `length`: of its longest job.
 pub(super) fn seal(
     jobs: &mut [RoutedJob],
     model: &Served,
     (tails, length): (&Tails, usize),
-    most: usize,
+    (most, backlog): (usize, [Backlog; 2]),
     (at, reason): (Instant, CloseReason),
 ) -> Arc<Seal> {
     let rows = jobs.iter().map(|job| job.part.rows).sum();
@@ -23,9 +24,11 @@ pub(super) fn seal(
     let seal = Arc::new(Seal { at, first_queued, reason, jobs: jobs.len(), rows, trace, links });
     let meters = &model.meters;
     for (index, job) in jobs.iter_mut().enumerate() {
+        let lane = job.envelope.origin.consumer.lane as usize;
+        job.envelope.ticket.leave(backlog[lane]);
         let marks = &mut job.envelope.marks;
         let waited = marks.queued.map_or_else(Default::default, |queued| at.saturating_duration_since(queued));
-        meters.queue[job.envelope.origin.consumer.lane as usize].record(waited.as_secs_f64());
+        meters.queue[lane].record(waited.as_secs_f64());
         marks.sealed = Some((Arc::clone(&seal), index));
     }
     meters.closed(reason);

@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
+use gristmill_schemas::Lane;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
@@ -166,7 +167,8 @@ impl Batcher {
             is_raised |= line.former.ceilings.raise(now);
             let engines = line.engines.len();
             for (mut job, deadline) in line.former.take_expired(now) {
-                leave(&mut job, &line.former, engines);
+                let lane = job.envelope.origin.consumer.lane;
+                job.envelope.ticket.leave(line.former.backlog(lane, engines));
                 self.refuse(Outcome::expired(job.envelope, deadline, now)).await;
             }
             while let Some(slot) =
@@ -175,10 +177,10 @@ impl Batcher {
                 let closed = if slot.given == 0 { line.former.take(now) } else { line.former.take_full(now) };
                 let Some(Closed { key: tails, mut jobs, reason, most }) = closed else { break };
                 slot.given += 1;
-                jobs.iter_mut().for_each(|job| leave(job, &line.former, engines));
                 let length = jobs.iter().map(|job| model.padded_length(job.part.length)).max().unwrap_or(0);
                 let tails = model.signature.at_length(&tails, length);
-                let seal = seal(&mut jobs, model, (&tails, length), most, (now, reason));
+                let backlog = Lane::ALL.map(|lane| line.former.backlog(lane, engines));
+                let seal = seal(&mut jobs, model, (&tails, length), (most, backlog), (now, reason));
                 let batch = Batch { model: Arc::clone(model), tails, length, jobs, seal };
                 self.counters.inc(Count::Batches);
                 if batch.jobs.iter().any(|job| job.is_suspect) {
@@ -217,12 +219,6 @@ impl Batcher {
             queued.store(sum, Ordering::Relaxed);
         }
     }
-}
-
-/// A job leaves the queue: it tells intake what stays there.
-fn leave(job: &mut RoutedJob, former: &Former<Tails, RoutedJob>, engines: usize) {
-    let backlog = former.backlog(job.envelope.origin.consumer.lane, engines);
-    job.envelope.ticket.leave(backlog);
 }
 
 /// The order of suspects: as good as random, and another one with every process. Should one of them kill every worker that

@@ -178,7 +178,7 @@ impl Credit {
     }
 
     /// A job was settled. `backlog`: what waited behind it.
-    pub fn closed(&mut self, sequence: u64, backlog: Option<Backlog>) {
+    pub fn closed(&mut self, sequence: u64, backlog: Backlog) {
         if let Some(Some(index)) = self.open.remove(&sequence) {
             let consumer = &mut self.consumers[index];
             consumer.window.settled(consumer.open, backlog);

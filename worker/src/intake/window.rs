@@ -33,12 +33,10 @@ impl Window {
         self.jobs = 1.0;
     }
 
-    /// A job was settled while `open` of its consumer were, itself included. `backlog`: what waited behind it, if it got as far as
-    /// a queue.
-    pub(super) fn settled(&mut self, open: usize, backlog: Option<Backlog>) {
-        let Backlog { waiting, enough } = backlog.unwrap_or_default();
-        let (jobs, enough) = (self.jobs, enough as f64);
-        self.jobs = if waiting as f64 > enough {
+    /// A job was settled while `open` of its consumer were, itself included. `backlog`: what waited behind it.
+    pub(super) fn settled(&mut self, open: usize, Backlog { waiting, enough }: Backlog) {
+        let (jobs, enough) = (self.jobs, f64::from(enough));
+        self.jobs = if f64::from(waiting) > enough {
             (jobs - SHRINK).max(enough.min(jobs))
         } else if jobs < enough || 2 * open >= self.jobs() {
             // Beyond that, what is not used does not grow: a burst would fill it at once.
@@ -57,11 +55,11 @@ mod tests {
     const CAPACITY: usize = 2048;
 
     /// A consumer with a backlog, and what happens to its jobs: `on_the_way` besides those that wait.
-    fn run(window: &mut Window, on_the_way: usize, enough: usize, settled: usize) -> usize {
-        let waiting = |window: &Window| window.jobs().saturating_sub(on_the_way);
+    fn run(window: &mut Window, on_the_way: usize, enough: u32, settled: usize) -> u32 {
+        let waiting = |window: &Window| window.jobs().saturating_sub(on_the_way) as u32;
         for _ in 0..settled {
             let backlog = Backlog { waiting: waiting(window), enough };
-            window.settled(window.jobs(), Some(backlog));
+            window.settled(window.jobs(), backlog);
         }
         waiting(window)
     }
@@ -72,7 +70,7 @@ mod tests {
         assert_eq!(run(&mut window, 100, 64, 1000), 64);
         assert_eq!(run(&mut window, 300, 64, 1000), 64, "a longer way to the broker");
         assert_eq!(run(&mut window, 20, 64, 2000), 64, "and a shorter one");
-        assert_eq!(run(&mut window, 20, 100_000, 5000), CAPACITY - 20, "never more than there are permits");
+        assert_eq!(run(&mut window, 20, 100_000, 5000), CAPACITY as u32 - 20, "never more than there are permits");
     }
 
     #[test]
@@ -80,7 +78,7 @@ mod tests {
         let mut window = Window::new(CAPACITY);
         let mut rounds = 0;
         while window.jobs() < CAPACITY {
-            (0..window.jobs()).for_each(|_| window.settled(1, Some(Backlog { waiting: 0, enough: CAPACITY })));
+            (0..window.jobs()).for_each(|_| window.settled(1, Backlog { waiting: 0, enough: CAPACITY as u32 }));
             rounds += 1;
         }
         assert_eq!(rounds, 11);
@@ -91,16 +89,16 @@ mod tests {
     #[test]
     fn what_is_not_used_does_not_grow_beyond_enough() {
         let mut window = Window::new(CAPACITY);
-        (0..1000).for_each(|_| window.settled(3, Some(Backlog { waiting: 0, enough: 16 })));
+        (0..1000).for_each(|_| window.settled(3, Backlog { waiting: 0, enough: 16 }));
         assert_eq!(window.jobs(), 16);
-        (0..1000).for_each(|_| window.settled(30, None));
+        (0..1000).for_each(|_| window.settled(30, Backlog::default()));
         assert_eq!(window.jobs(), 61, "a refused job tells nothing of queues");
     }
 
     #[test]
     fn there_is_always_room_for_one() {
         let mut window = Window::new(1);
-        (0..100).for_each(|_| window.settled(1, Some(Backlog { waiting: 5, enough: 0 })));
+        (0..100).for_each(|_| window.settled(1, Backlog { waiting: 5, enough: 0 }));
         assert_eq!(window.jobs(), 1);
     }
 }

@@ -287,7 +287,7 @@ fn what_waits_is_held_against_what_engines_run_soon() {
         while take(former, now).is_some() {}
         (backlog.waiting, backlog.enough)
     };
-    assert_eq!(backlog(&mut former, 1), (16, usize::MAX), "before the first run");
+    assert_eq!(backlog(&mut former, 1), (16, u32::MAX), "before the first run");
     (0..2).for_each(|_| former.pace.observe(8, ms(100)));
     assert_eq!(backlog(&mut former, 1), (16, 8 * 4), "of long runs, a number of batches");
     assert_eq!(backlog(&mut former, 3), (16, 3 * 8 * 4));

@@ -11,7 +11,7 @@ fn credit(capacity: usize) -> Credit {
 }
 
 /// Nothing waits, and any number would be run.
-const HUNGRY: Option<Backlog> = Some(Backlog { waiting: 0, enough: usize::MAX });
+const HUNGRY: Backlog = Backlog { waiting: 0, enough: u32::MAX };
 
 #[test]
 fn few_jobs_are_asked_for_at_first_and_after_a_suspect() {
@@ -42,7 +42,7 @@ fn few_jobs_are_asked_for_at_first_and_after_a_suspect() {
 #[test]
 fn a_consumer_whose_jobs_wait_leaves_the_permits_to_others() {
     let (mut credit, now) = (credit(160), Instant::now());
-    let stuck = Some(Backlog { waiting: 20, enough: 16 });
+    let stuck = Backlog { waiting: 20, enough: 16 };
     let mut next = 0;
     for _ in 0..1000 {
         for pull in credit.grant(now) {
@@ -91,7 +91,7 @@ fn bulk_holds_no_more_than_its_share_while_online_has_more() {
         // Online jobs are settled, bulk jobs wait.
         for sequence in credit.open.iter().filter(|(_, index)| **index == Some(0)).map(|(s, _)| *s).collect::<Vec<_>>()
         {
-            credit.closed(sequence, None);
+            credit.closed(sequence, Backlog::default());
         }
     }
     assert!(credit.consumers[1].open <= 160 / 8 + 10, "bulk holds {} permits", credit.consumers[1].open);
@@ -136,7 +136,7 @@ fn a_job_left_by_a_dead_worker_takes_a_permit_and_its_redelivery_is_no_second_jo
     assert_eq!(credit.in_flight(), 1);
     credit.grant(Instant::now());
     assert_eq!(credit.delivered(0, 7, 0), Admission::Duplicate);
-    credit.closed(7, None);
+    credit.closed(7, Backlog::default());
     assert_eq!(credit.in_flight(), 0);
 }
 
@@ -194,7 +194,7 @@ proptest! {
                     sequence += 1;
                     credit.delivered(consumer, sequence, n);
                 }
-                2 => credit.closed(sequence.saturating_sub(n), None),
+                2 => credit.closed(sequence.saturating_sub(n), Backlog::default()),
                 3 => if let Some(pull) = pulls.pop() {
                     credit.ended(pull.consumer, pull.id, None);
                 },
