@@ -13,6 +13,13 @@ pub const MAX_NAME_BYTES: usize = 128;
 /// Length of a job id, in bytes. It travels in a header, and NATS bounds the header block to 64 KiB.
 pub const MAX_ID_BYTES: usize = 256;
 
+/// Length of a `tracestate` that is passed on, in bytes: what W3C asks to be passed on at least. A longer one is left out. With both of
+/// these, a result's headers stay far below NATS's 64 KiB.
+pub const MAX_TRACESTATE_BYTES: usize = 512;
+
+/// Likewise of a `baggage`.
+pub const MAX_BAGGAGE_BYTES: usize = 8192;
+
 /// Nesting of arrays and maps in a body. The contract itself needs 5; `parameters` may nest a little more.
 pub const MAX_DEPTH: usize = 16;
 

@@ -70,6 +70,12 @@ impl fmt::Display for Namespace {
 }
 
 impl Namespace {
+    /// Whether questions may be answered there. Whoever may ask must not make another write wherever that one may, such as to a jobs
+    /// subject.
+    pub fn is_inbox(subject: &str) -> bool {
+        subject.starts_with("_INBOX.")
+    }
+
     /// Where jobs for `model` are published.
     pub fn job_subject(&self, model: &Token, lane: Lane) -> String {
         format!("{}.jobs.{model}.{lane}", self.0)
@@ -139,5 +145,11 @@ mod tests {
         for subject in ["infer.jobs.digits", "infer.jobs.a.b.c", "infer.jobs.a.slow", "other.jobs.a.bulk", "infer"] {
             assert_eq!(namespace.parse_job_subject(subject), None, "{subject}");
         }
+    }
+
+    #[test]
+    fn only_inboxes_are_answered() {
+        let answered = ["_INBOX.a.1", "_INBOX", "infer.jobs.digits.bulk", "a._INBOX.b"].map(Namespace::is_inbox);
+        assert_eq!(answered, [true, false, false, false]);
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant, SystemTime};
 use async_nats::HeaderMap;
 use bytes::Bytes;
 use gristmill_schemas::metric::attribute;
-use gristmill_schemas::{ErrorCode, InvalidJob, JobBody, JobHeaders, Token, TraceContext, header};
+use gristmill_schemas::{ErrorCode, InvalidJob, JobBody, JobHeaders, Token, TraceContext, header, limits};
 use gristmill_telemetry::KeyValue;
 use time::OffsetDateTime;
 
@@ -169,8 +169,9 @@ impl Decoder {
         ]);
         // The wall clock of intake, moved by what has passed since.
         let received = (SystemTime::from(now), origin.received);
-        // As long as is passed on, see the publish stage.
-        let state = text(origin, header::TRACESTATE).filter(|state| state.len() <= 512).map(str::to_owned);
+        // As the publish stage passes it on.
+        let state = text(origin, header::TRACESTATE).filter(|state| state.len() <= limits::MAX_TRACESTATE_BYTES);
+        let state = state.map(str::to_owned);
         Processing { trace: trace.clone(), received, attributes, state, error: None, template }
     }
 }

@@ -5,15 +5,13 @@ use std::time::{Duration, Instant};
 use async_nats::{Client, Subscriber};
 use bytes::Bytes;
 use futures_util::StreamExt;
+use gristmill_schemas::Namespace;
 
 use crate::link::Current;
 use crate::status::Status;
 
 /// An answer is given again for this long: who asks in a loop does not cost the worker its time.
 const FRESH: Duration = Duration::from_millis(100);
-
-/// Only inboxes are answered: whoever may ask must not make the worker write wherever it may, such as to a jobs subject.
-const INBOX: &str = "_INBOX.";
 
 /// Between two answers, so that a flood of questions does not become a flood of answers.
 const PAUSE: Duration = Duration::from_millis(10);
@@ -56,7 +54,7 @@ impl Responder {
                 () = self.nats.changed() => return,
             };
             let Some(question) = question else { return tokio::time::sleep(RETRY).await };
-            let Some(reply) = question.reply.filter(|reply| reply.starts_with(INBOX)) else { continue };
+            let Some(reply) = question.reply.filter(|reply| Namespace::is_inbox(reply)) else { continue };
             let now = Instant::now();
             let fresh = last.take().filter(|(at, _)| now.duration_since(*at) < FRESH);
             let (at, answer) = fresh.unwrap_or_else(|| (now, self.read(client.server_info().max_payload)));

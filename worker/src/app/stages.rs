@@ -90,7 +90,7 @@ impl Stages<'_> {
         let Ends { outcomes, reports, broken, jobs, notices, closed, .. } = ends;
         let Left { ledger, returned, reached, strays } = left;
         let consumers = consumers(routes.models.keys());
-        let journal = Journal::new(ledger, returned, self.ready.ack_wait).reached(reached, &consumers);
+        let journal = Journal::new(ledger, returned, reached, &consumers, self.ready.ack_wait);
         let (stopper, stopped) = shutdown::channel();
         let mut tasks = JoinSet::new();
         let settle = tokio::spawn(self.settler(closed.0).run(notices.1));

@@ -21,23 +21,20 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// With what was given back at start; without a ledger, nothing is entered.
-    pub fn new(ledger: Option<Ledger>, returned: Vec<(u64, Slot)>, ack_wait: Duration) -> Self {
-        Self {
-            ledger,
-            returned: returned.into_iter().collect(),
-            reached: Vec::new(),
-            forget_at: Instant::now() + ack_wait,
-        }
-    }
-
-    /// For these consumers, in their order, with the bookmarks that dead workers left.
-    pub fn reached(mut self, mut bookmarks: HashMap<String, Bookmark>, consumers: &[Arc<Consumer>]) -> Self {
+    /// For these consumers, in their order. `returned`: given back at start; `bookmarks`: left by dead workers. Without a ledger,
+    /// nothing is entered.
+    pub fn new(
+        ledger: Option<Ledger>,
+        returned: Vec<(u64, Slot)>,
+        mut bookmarks: HashMap<String, Bookmark>,
+        consumers: &[Arc<Consumer>],
+        ack_wait: Duration,
+    ) -> Self {
         let of = |consumer: &Arc<Consumer>| Reached { furthest: None, bookmark: bookmarks.remove(&*consumer.name) };
-        self.reached = consumers.iter().map(of).collect();
+        let reached = consumers.iter().map(of).collect();
         // Of models that are not served here any more.
         bookmarks.into_values().for_each(Bookmark::clear);
-        self
+        Self { ledger, returned: returned.into_iter().collect(), reached, forget_at: Instant::now() + ack_wait }
     }
 
     /// Enters a job of a consumer. The flag says that it was given back at start: its last delivery ended well.

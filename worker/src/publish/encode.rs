@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gristmill_engine::RowSlice;
 use gristmill_schemas::{
     DeadLetter, ErrorBody, ErrorCode, Namespace, Parameters, ResultBody, Shape, Tensor, Token, TraceContext,
-    dead_letter_header, header, replayable_headers,
+    dead_letter_header, header, limits, replayable_headers,
 };
 use gristmill_telemetry::Propagation;
 use time::OffsetDateTime;
@@ -55,9 +55,9 @@ impl Keep {
     }
 }
 
-/// Longest `tracestate` and `baggage` passed on, in bytes: what W3C asks to be passed on at least. With them a result's
-/// headers stay far below the server's 64 KiB.
-const PASSED_ON: [(&str, usize); 2] = [(header::TRACESTATE, 512), (header::BAGGAGE, 8192)];
+/// What travels with a trace, and the longest of each that is passed on.
+const PASSED_ON: [(&str, usize); 2] =
+    [(header::TRACESTATE, limits::MAX_TRACESTATE_BYTES), (header::BAGGAGE, limits::MAX_BAGGAGE_BYTES)];
 
 /// A job on its way out, and the span that its answer is sent by.
 #[derive(Debug, Clone, Copy)]

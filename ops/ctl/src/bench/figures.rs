@@ -44,6 +44,9 @@ pub(super) struct Figures {
     pub(super) p99: f64,
     pub(super) p999: f64,
     pub(super) max: f64,
+    /// Standard deviation. 0 in files of before it was measured.
+    #[serde(default)]
+    pub(super) stdev: f64,
     /// P99 of how late jobs were sent.
     pub(super) sent_late_p99: f64,
     /// All answered, and no part of the run much slower than another.
@@ -110,6 +113,7 @@ impl Tally {
             p99: millis(&all, 0.99),
             p999: millis(&all, 0.999),
             max: all.max() as f64 / 1e3,
+            stdev: all.stdev() / 1e3,
             sent_late_p99: millis(&self.late, 0.99),
             is_stable: unanswered == 0 && most <= least * STABLE,
         }
@@ -141,6 +145,8 @@ mod tests {
         assert_eq!((figures.answered, figures.unanswered, figures.is_stable), (3000, 0, true));
         assert_eq!([figures.p50, figures.p90, figures.p99].map(f64::round), [10.0; 3]);
         assert_eq!([figures.p999, figures.max].map(f64::round), [100.0; 2]);
+        // One of a hundred is 90 off: 90 times the root of 0.01 * 0.99.
+        assert_eq!(figures.stdev.round(), 9.0);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use async_nats::{Client, Subscriber};
 use futures_util::StreamExt;
-use gristmill_schemas::Token;
+use gristmill_schemas::{Namespace, Token};
 use gristmill_score::Run;
 use serde_json::Value;
 use tokio::sync::watch;
@@ -12,9 +12,6 @@ use super::board::Progress;
 use crate::connection::Connection;
 use crate::error::Failure;
 use crate::{ask, table};
-
-/// Only inboxes are answered: who may ask must not make a scorer write wherever it may.
-const INBOX: &str = "_INBOX.";
 
 /// What is asked to end a run.
 const CANCEL: &str = "cancel";
@@ -30,7 +27,7 @@ pub(super) async fn answer(
     let (Ok(own), Ok(all)) = (client.subscribe(own).await, client.subscribe(all).await) else { return };
     let mut questions = futures_util::stream::select(marked(own, true), marked(all, false));
     while let Some((question, is_own)) = questions.next().await {
-        let Some(reply) = question.reply.filter(|reply| reply.starts_with(INBOX)) else { continue };
+        let Some(reply) = question.reply.filter(|reply| Namespace::is_inbox(reply)) else { continue };
         // Never all runs at once.
         if is_own && question.payload == CANCEL {
             cancel.send_replace(Some("cancelled".into()));
