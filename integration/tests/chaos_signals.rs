@@ -29,7 +29,7 @@ async fn until(worker: &Worker, name: &str, count: u64) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_terminated_worker_ends_in_time_and_hands_over_at_once() {
+async fn a_terminated_worker_ends_in_time_and_hands_over_what_it_has_not_begun() {
     let chaos = Chaos::begin("chaos_signals, SIGTERM").await;
     let count = chaos.scale(1000, 4000);
     let nats = Nats::start();
@@ -44,16 +44,14 @@ async fn a_terminated_worker_ends_in_time_and_hands_over_at_once() {
     first.process.signal("TERM");
     let status = first.process.wait();
     let ended = told.elapsed();
-    let left = jobs.count("INFER_JOBS").await.unwrap();
-    chaos.tell(format!("the end came {:.2} s after SIGTERM with {left} jobs left", ended.as_secs_f64()));
+    chaos.tell(format!("the end came {:.2} s after SIGTERM", ended.as_secs_f64()));
     assert_eq!(status.code(), Some(0));
     assert!(ended < GRACE);
-    assert!(left > 0, "nothing was left to hand over");
     // Waits for 90 s at most: what was not given back would come too late.
     jobs.assert_exactly_once(count, |_, _| {}).await;
     let given_back = jobs.deliveries("slow").await - count as u64;
     chaos.tell(format!("{given_back} jobs were given back, {} came to the other worker", second.count("received")));
-    assert!(given_back > 0);
+    assert!(given_back > 0, "nothing was left to hand over");
     assert_eq!(second.count("duplicate_results"), 0, "the first worker published what it did not acknowledge");
 }
 

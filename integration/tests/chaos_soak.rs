@@ -25,11 +25,15 @@ async fn forwards(jobs: &Jobs, count: usize) -> Vec<Duration> {
     answers.iter().map(|answer| Duration::from_micros(answer.ok().parameters.infer_us)).collect()
 }
 
-/// One forward is longer than ack_wait, so a worker that only kept alive between batches would be too late.
+/// One forward is longer than ack_wait, so a worker that only kept alive between batches would be too late, for the job that runs and for
+/// those that wait behind it.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_batch_longer_than_ack_wait_is_not_delivered_again() {
+async fn jobs_that_run_or_wait_longer_than_ack_wait_are_not_delivered_again() {
     const PROBE: i64 = 100;
-    const PROBES: usize = 5;
+    // After so many, the worker takes as many more at once.
+    const PROBES: usize = 20;
+    const WAITING: usize = 10;
+    const ALL: usize = PROBES + 1 + WAITING;
     let chaos = Chaos::begin("chaos_soak, long batch").await;
     let nats = Nats::start();
     let jobs = Jobs::new(nats.jetstream().await);
@@ -42,13 +46,23 @@ async fn a_batch_longer_than_ack_wait_is_not_delivered_again() {
     let probe = forwards(&jobs, PROBES).await.into_iter().min().unwrap().as_micros().max(1);
     let times = PROBE * i64::try_from(3 * ACK_WAIT.as_micros() / probe).unwrap();
     jobs.submit("sluggish", &PROBES.to_string(), sluggish(times), &[]).await;
-    jobs.assert_exactly_once(PROBES + 1, |_, _| {}).await;
-    let forward = forwards(&jobs, PROBES + 1).await[PROBES];
+    while worker.status()["permits"]["in_flight"] != 1 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for id in PROBES + 1..ALL {
+        jobs.submit("sluggish", &id.to_string(), sluggish(1), &[]).await;
+    }
+    while worker.count("received") < ALL as u64 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(jobs.stored_count("INFER_RESULTS").await, PROBES as u64, "the long job was done too soon");
+    jobs.assert_exactly_once(ALL, |_, _| {}).await;
+    let forward = forwards(&jobs, ALL).await[PROBES];
     let (deliveries, kept_alive) = (jobs.deliveries("sluggish").await, worker.count("keep_alives"));
     chaos.tell(format!("{times} products took {forward:?}; {deliveries} deliveries, {kept_alive} keep-alives"));
     assert!(forward > ACK_WAIT, "the forward took {forward:?} only");
-    assert_eq!(deliveries, PROBES as u64 + 1, "a job was delivered again");
-    assert!(kept_alive > 0);
+    assert_eq!(deliveries, ALL as u64, "a job was delivered again");
+    assert!(kept_alive > WAITING as u64, "each is kept alive");
 }
 
 /// Resident bytes and open files.

@@ -118,15 +118,3 @@ async fn a_drain_longer_than_its_grace_is_a_failure() {
     assert_eq!(worker.terminate().code(), Some(1));
     assert!(worker.process.log().contains("shutdown.grace_ms = 1 ms"), "{}", worker.process.log());
 }
-
-/// The batches of `slow` take longer together than ack_wait, so jobs wait in the worker past it.
-#[tokio::test]
-async fn open_jobs_are_kept_alive_past_ack_wait() {
-    let nats = Nats::start();
-    let jobs = Jobs::new(nats.jetstream().await);
-    let worker = worker(&nats, "slow").set("streams.ack_wait_ms", 1000).start();
-    submit(&jobs, "slow", 1, 1200).await;
-    assert_each_answered_once(&jobs, 1200).await;
-    assert_eq!((worker.count("received"), worker.count("duplicate_deliveries")), (1200, 0), "jobs were redelivered");
-    assert!(worker.count("keep_alives") > 0, "the jobs were done before a keep-alive was due");
-}

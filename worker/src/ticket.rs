@@ -18,13 +18,12 @@ pub enum Verdict {
     GivenBack,
 }
 
-/// What waited in a model's queue, in the lane of the job that left it then. Nothing for a job that got into none. It travels with
-/// every job: small numbers, beyond which all are alike.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+/// What waited for a model's engines, in the lane of the job that left its queue then.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct Backlog {
-    /// Jobs.
-    pub waiting: u32,
-    /// As many are of use: the engines will not run more soon.
+    /// Full batches, over those that the engines run soon: at 1 there is enough. What only waits for company counts for nothing.
+    pub fill: f32,
+    /// As many jobs make up enough, if they are like those that left.
     pub enough: u32,
 }
 
@@ -40,7 +39,13 @@ pub enum Notice {
     Renewed { sequence: u64, ack: Subject },
     /// The delivery's end; its place in the crash ledger, to be cleared when the server was told; its open span, if it is
     /// recorded, to be ended then; and for intake, what waited behind it.
-    Settled { sequence: u64, verdict: Verdict, slot: Option<Slot>, span: Option<Box<Processing>>, backlog: Backlog },
+    Settled {
+        sequence: u64,
+        verdict: Verdict,
+        slot: Option<Slot>,
+        span: Option<Box<Processing>>,
+        backlog: Option<Backlog>,
+    },
 }
 
 /// What intake is told when the server was: the permit is free, and so is the place in the ledger.
@@ -50,8 +55,8 @@ pub struct Closed {
     pub sequence: u64,
     /// Cleared.
     pub slot: Option<Slot>,
-    /// What waited behind it.
-    pub backlog: Backlog,
+    /// What waited behind it, if it got as far as a queue.
+    pub backlog: Option<Backlog>,
 }
 
 /// One in-flight job's permit and its claim on settlement. Settled once; dropped in any other way, the job is given back.
@@ -64,7 +69,7 @@ pub struct Ticket {
     /// The job's span, if it is recorded.
     span: Option<Box<Processing>>,
     /// What waited behind the job when it left its queue.
-    backlog: Backlog,
+    backlog: Option<Backlog>,
     notices: mpsc::Sender<Vec<Notice>>,
     settled: bool,
 }
@@ -74,7 +79,7 @@ impl Ticket {
     ///
     /// The channel must have room for a burst of every open ticket: settling does not wait.
     pub fn new(sequence: u64, slot: Option<Slot>, notices: mpsc::Sender<Vec<Notice>>) -> Self {
-        Self { sequence, slot, span: None, backlog: Backlog::default(), notices, settled: false }
+        Self { sequence, slot, span: None, backlog: None, notices, settled: false }
     }
 
     /// The job's stream sequence.
@@ -98,7 +103,7 @@ impl Ticket {
 
     /// The job leaves its queue, where others stay.
     pub fn leave(&mut self, backlog: Backlog) {
-        self.backlog = backlog;
+        self.backlog = Some(backlog);
     }
 
     /// The job is recorded: this is its span.

@@ -120,9 +120,9 @@ table! {
     CONSUMER_REDELIVERED: "gristmill.consumer.redelivered", Gauge, "{message}", B,
         "Jobs delivered more than once and not settled. Take the maximum.";
     CONSUMER_WAITING: "gristmill.consumer.waiting", Gauge, "{request}", B,
-        "Pulls open at the consumer: none while jobs are pending means that nobody serves them. Take the maximum.";
+        "Pulls open at the consumer: none while jobs are pending means that nobody serves them, or that all who do hold enough. Take the maximum.";
     CONSUMER_WINDOW: "gristmill.consumer.window", UpDown, "{request}", B,
-        "Jobs of the consumer that this worker may have in flight at present: what is on its way, and as many waiting as its engines run soon.";
+        "Jobs of the consumer that this worker may have in flight at present: those on their way, and as many waiting as its engines run soon.";
     MODEL_INFO: "gristmill.model.info", Gauge, "{model}", &[a::MODEL, a::VERSION, a::DIGEST, a::DEVICE],
         "1 for each model served: its version, the digest of its file, its device.";
     MODEL_LOAD_DURATION: "gristmill.model.load.duration", Duration, "s", &[a::MODEL, a::OUTCOME],

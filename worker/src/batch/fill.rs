@@ -17,7 +17,7 @@ pub(super) fn fill<J>(queue: &mut Queue<J>, limits: &Limits, order: [Lane; 2], w
     let mut room = Room { limits: *limits, worth, rows: 0, length: 0, step: 0, fixed: 0, real: 0 };
     let mut taken = Vec::new();
     for lane in order {
-        room.limits.max_elements = [limits.max_elements, limits.bulk_elements][lane as usize];
+        room.limits.max_elements = limits.most_elements(lane);
         let jobs = &mut queue.lanes[lane as usize];
         while let Some(length) = next(jobs, &room) {
             let Some(waiting) = jobs.pop(length) else { break };
@@ -140,7 +140,7 @@ mod tests {
         };
         let mut queue = queue(std::iter::repeat_with(|| length(&mut random)).take(2048));
         let (mut real, mut padded, mut batches) = (0, 0, 0);
-        while queue.rows > 1024 {
+        while queue.rows() > 1024 {
             let batch = take(&mut queue, &LIMITS, 0);
             real += batch.iter().sum::<usize>();
             padded += batch.len() * batch.iter().max().unwrap();
@@ -154,7 +154,7 @@ mod tests {
     fn the_oldest_comes_first_and_far_lengths_stay_behind() {
         let mut queue = queue([50, 128, 49, 4, 52, 51]);
         let batch = take(&mut queue, &LIMITS, 0);
-        assert_eq!((batch[0], batch.len(), queue.rows), (50, 4, 2), "{batch:?}");
+        assert_eq!((batch[0], batch.len(), queue.rows()), (50, 4, 2), "{batch:?}");
         assert!([49, 51, 52].iter().all(|length| batch.contains(length)), "{batch:?}");
         assert_eq!(take(&mut queue, &LIMITS, 0), [128]);
         assert_eq!(take(&mut queue, &LIMITS, 0), [4]);

@@ -42,14 +42,16 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// Most elements of a batch that jobs of this lane are to join.
+    pub(super) fn most_elements(&self, lane: Lane) -> usize {
+        [self.max_elements, self.bulk_elements][lane as usize]
+    }
+
     /// Most rows of a batch whose rows are like these.
-    fn rows_like<'a>(&self, jobs: impl Iterator<Item = &'a Facts>) -> usize {
-        let add = |(rows, elements): (usize, usize), facts: &Facts| {
-            (rows + facts.rows, elements.saturating_add(facts.elements()))
-        };
-        let (rows, elements) = jobs.fold((0, 0), add);
-        let each = elements.div_ceil(rows.max(1)).max(1);
-        self.max_rows.min(self.max_elements / each).max(rows)
+    fn rows_like(&self, jobs: &Sum) -> usize {
+        let lane = if jobs.is_online { Lane::Online } else { Lane::Bulk };
+        let each = jobs.elements.div_ceil(jobs.rows.max(1)).max(1);
+        self.max_rows.min(self.most_elements(lane) / each).max(jobs.rows)
     }
 }
 
@@ -72,6 +74,28 @@ pub struct Facts {
     pub is_last: bool,
     /// It may kill a worker: it runs alone, lower ranks first.
     pub suspect: Option<u64>,
+}
+
+/// Jobs together.
+#[derive(Debug, Default)]
+struct Sum {
+    jobs: usize,
+    rows: usize,
+    elements: usize,
+    is_online: bool,
+    is_filled_up: bool,
+}
+
+impl Sum {
+    fn of<'a>(facts: impl Iterator<Item = &'a Facts>) -> Self {
+        facts.fold(Self::default(), |sum, facts| Self {
+            jobs: sum.jobs + 1,
+            rows: sum.rows + facts.rows,
+            elements: sum.elements.saturating_add(facts.elements()),
+            is_online: sum.is_online || facts.lane == Lane::Online,
+            is_filled_up: sum.is_filled_up || facts.step > 0,
+        })
+    }
 }
 
 impl Facts {
@@ -106,8 +130,8 @@ pub struct Former<K, J> {
     pub pace: Pace,
     batches: u32,
     waiting: [usize; 2],
-    /// As many jobs are worth having wait for each engine, by the last batch.
-    useful: usize,
+    /// What is worth having wait for each engine, by the last batch: batches, and jobs of each.
+    useful: (f64, usize),
 }
 
 impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
@@ -115,7 +139,16 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     pub fn new(limits: Limits, to_knee: bool) -> Self {
         let (queues, suspects, ceilings) = (HashMap::new(), VecDeque::new(), Ceilings::new(limits.max_rows));
         let pace = Pace::new(to_knee, limits.target);
-        Self { limits, queues, suspects, ceilings, pace, batches: 0, waiting: [0; 2], useful: usize::MAX }
+        Self {
+            limits,
+            queues,
+            suspects,
+            ceilings,
+            pace,
+            batches: 0,
+            waiting: [0; 2],
+            useful: (f64::INFINITY, usize::MAX),
+        }
     }
 
     /// Jobs waiting, online and bulk.
@@ -123,11 +156,16 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         self.waiting
     }
 
-    /// What waits in a lane, and how much of that `engines` will run soon.
-    pub fn backlog(&self, lane: Lane, engines: usize) -> Backlog {
-        let numbers = [self.waiting[lane as usize], self.useful.saturating_mul(engines)];
-        let [waiting, enough] = numbers.map(|number| u32::try_from(number).unwrap_or(u32::MAX));
-        Backlog { waiting, enough }
+    /// What waits in each lane for so many engines.
+    pub fn backlog(&self, engines: usize, now: Instant) -> [Backlog; 2] {
+        let (batches, jobs) = self.useful;
+        let batches = batches * engines.max(1) as f64;
+        Lane::ALL.map(|lane| {
+            let of = |(key, queue): (&K, &Queue<J>)| queue.full_batches(lane, &self.settled_limits(key, now));
+            let full: usize = self.queues.iter().map(of).sum();
+            // A cast of a float saturates.
+            Backlog { fill: (full as f64 / batches) as f32, enough: (batches * jobs as f64) as u32 }
+        })
     }
 
     /// Takes a job in.
@@ -155,7 +193,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
                 expired.push((waiting.job, deadline));
             }
         }
-        self.queues.retain(|_, queue| queue.rows > 0);
+        self.queues.retain(|_, queue| queue.rows() > 0);
         for (key, waiting) in std::mem::take(&mut self.suspects) {
             match waiting.facts.deadline {
                 Some(deadline) if deadline <= now => {
@@ -209,7 +247,16 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     }
 
     fn limits_of(&self, key: &K, now: Instant) -> Limits {
-        let max_elements = self.pace.most(self.batches).min(self.limits.max_elements);
+        self.limits_up_to(self.pace.most(self.batches), key, now)
+    }
+
+    /// Those of a batch that tries nothing.
+    fn settled_limits(&self, key: &K, now: Instant) -> Limits {
+        self.limits_up_to(self.pace.knee().unwrap_or(usize::MAX), key, now)
+    }
+
+    fn limits_up_to(&self, elements: usize, key: &K, now: Instant) -> Limits {
+        let max_elements = elements.min(self.limits.max_elements);
         let bulk_elements = self.pace.beside_online(now).min(max_elements);
         Limits { max_rows: self.ceilings.max_rows(key), max_elements, bulk_elements, ..self.limits }
     }
@@ -229,11 +276,11 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         let order = if bulk_first { [Lane::Bulk, Lane::Online] } else { Lane::ALL };
         let taken = fill(&mut queue, &limits, order, self.pace.cost().worth());
         taken.iter().for_each(|waiting| self.waiting[waiting.facts.lane as usize] -= 1);
-        let facts = || taken.iter().map(|waiting| &waiting.facts);
-        let most = limits.rows_like(facts());
-        self.useful = self.useful(most, facts());
+        let sum = Sum::of(taken.iter().map(|waiting| &waiting.facts));
+        self.useful = self.useful(&sum, self.settled_limits(&key, now).rows_like(&sum));
+        let most = limits.rows_like(&sum);
         let jobs = taken.into_iter().map(|waiting| waiting.job).collect();
-        if queue.rows > 0 {
+        if queue.rows() > 0 {
             queue.is_closing = false;
             queue.recall();
             self.queues.insert(key.clone(), queue);
@@ -241,14 +288,10 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         Closed { key, jobs, reason, most }
     }
 
-    /// How many jobs like these are worth having wait for an engine, where a batch holds `most` rows.
-    fn useful<'a>(&self, most: usize, facts: impl ExactSizeIterator<Item = &'a Facts>) -> usize {
-        let jobs = facts.len();
-        let (rows, elements) = facts.fold((0, 0), |(rows, elements): (usize, usize), facts| {
-            (rows + facts.rows, elements.saturating_add(facts.elements()))
-        });
-        let of_a_full_one = |sum: usize| sum.saturating_mul(most).div_ceil(rows.max(1));
-        of_a_full_one(jobs).saturating_mul(self.pace.useful(of_a_full_one(elements)))
+    /// How many batches of jobs like these are worth having wait for an engine, and the jobs of each, where one holds `most` rows.
+    fn useful(&self, jobs: &Sum, most: usize) -> (f64, usize) {
+        let of_a_full_one = |sum: usize| sum.saturating_mul(most).div_ceil(jobs.rows.max(1));
+        (self.pace.useful(of_a_full_one(jobs.elements), jobs.is_filled_up), of_a_full_one(jobs.jobs))
     }
 
     /// When to look again, if nothing else happens: the next batch falls due or the next deadline passes.

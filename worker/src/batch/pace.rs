@@ -14,11 +14,17 @@ const PARTS: u32 = AHEAD as u32 + 2;
 /// After an online job, others are expected for this long.
 const EXPECTED: Duration = Duration::from_secs(1);
 
-/// Of the jobs that wait, those are of use that an engine runs within this time: so long may a delivery be held up,
-const SOON: Duration = Duration::from_millis(10);
+/// What an engine runs within this time is worth having wait for it: deliveries may be held up for as long.
+const SOON: Duration = Duration::from_millis(20);
 
-/// and those of this many batches: where runs are long, and for lengths to choose from.
+/// Where runs are long, so many batches are, as far as they are run within a second,
 const BATCHES: f64 = 8.0;
+
+/// or so many, where jobs of like lengths are looked for among what waits.
+const TO_CHOOSE_FROM: f64 = 24.0;
+
+/// Of runs longer than that, so many.
+const LEAST: f64 = 2.0;
 
 /// What the runs of a model taught, and what it is used for.
 #[derive(Debug)]
@@ -54,10 +60,11 @@ impl Pace {
     }
 
     /// How many batches of so many elements are worth having wait for an engine. Before the first run, any number is.
-    pub fn useful(&self, elements: usize) -> usize {
-        let run = self.cost.estimate(elements);
-        // A cast of a float saturates.
-        (SOON.as_secs_f64() / run.as_secs_f64()).max(BATCHES).ceil() as usize
+    /// `is_filled_up`: batches are of jobs of different lengths.
+    pub fn useful(&self, elements: usize, is_filled_up: bool) -> f64 {
+        let run = self.cost.estimate(elements).as_secs_f64();
+        let most = if is_filled_up { TO_CHOOSE_FROM } else { BATCHES };
+        (SOON.as_secs_f64() / run).max((1.0 / run).clamp(LEAST, most))
     }
 
     /// Elements that a batch ends at by what runs yield; nothing before the first run, or where that is not wanted.
@@ -106,6 +113,19 @@ mod tests {
         let (mut pace, now) = (pace(false, None), Instant::now());
         pace.came(now);
         assert_eq!((pace.beside_online(now), pace.most(1), pace.knee()), (usize::MAX, usize::MAX, None));
+    }
+
+    #[test]
+    fn what_is_worth_having_wait_goes_by_how_long_runs_take() {
+        let useful = |micros: u64, is_filled_up| {
+            let mut pace = Pace::new(false, None);
+            (0..2).for_each(|_| pace.observe(1, Duration::from_micros(micros)));
+            pace.useful(1, is_filled_up).round()
+        };
+        assert_eq!([100, 1_000, 2_500, 50_000].map(|micros| useful(micros, false)), [200.0, 20.0, 8.0, 8.0]);
+        assert_eq!([250_000, 10_000_000].map(|micros| useful(micros, false)), [4.0, 2.0]);
+        assert_eq!([10_000, 50_000, 250_000].map(|micros| useful(micros, true)), [24.0, 20.0, 4.0]);
+        assert_eq!(Pace::new(false, None).useful(1, true), f64::INFINITY);
     }
 
     #[test]

@@ -16,9 +16,9 @@ pub(super) struct Jobs<J>(BTreeMap<usize, VecDeque<Waiting<J>>>);
 #[derive(Debug)]
 pub(super) struct Queue<J> {
     pub(super) lanes: [Jobs<J>; 2],
-    pub(super) rows: usize,
-    jobs: usize,
-    /// Of each lane.
+    /// Of each lane, as what follows.
+    pub(super) rows: [usize; 2],
+    jobs: [usize; 2],
     pub(super) elements: [usize; 2],
     /// The stream ran empty behind one of these jobs.
     pub(super) is_closing: bool,
@@ -91,7 +91,7 @@ impl<J> Jobs<J> {
 impl<J> Default for Queue<J> {
     fn default() -> Self {
         let lanes = [Jobs(BTreeMap::new()), Jobs(BTreeMap::new())];
-        Self { lanes, rows: 0, jobs: 0, elements: [0; 2], is_closing: false, deadline: None, halfway: None }
+        Self { lanes, rows: [0; 2], jobs: [0; 2], elements: [0; 2], is_closing: false, deadline: None, halfway: None }
     }
 }
 
@@ -108,14 +108,27 @@ impl<J> Queue<J> {
 
     /// Whether there is enough for a whole batch: another job of the usual size would not fit.
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
-        let jobs = self.jobs.max(1);
+        let jobs = self.jobs.iter().sum::<usize>().max(1);
         let with_one_more = |sum: usize| sum.saturating_add(sum / jobs);
         let [online, bulk] = self.elements.map(with_one_more);
         let most = if online == 0 { limits.bulk_elements } else { limits.max_elements };
-        with_one_more(self.rows) > limits.max_rows || online.saturating_add(bulk) > most
+        with_one_more(self.rows()) > limits.max_rows || online.saturating_add(bulk) > most
+    }
+
+    /// How many whole batches this lane's jobs make.
+    pub(super) fn full_batches(&self, lane: Lane, limits: &Limits) -> usize {
+        let [rows, elements, jobs] = [self.rows, self.elements, self.jobs].map(|of| of[lane as usize]);
+        let full = (rows / limits.max_rows.max(1)).max(elements / limits.most_elements(lane).max(1));
+        // A job of more than the knee is one batch, not several.
+        full.min(jobs)
     }
 
     /// Of both lanes.
+    pub(super) fn rows(&self) -> usize {
+        self.rows.iter().sum()
+    }
+
+    /// Likewise.
     pub(super) fn elements(&self) -> usize {
         self.elements[0].saturating_add(self.elements[1])
     }
@@ -150,20 +163,22 @@ impl<J> Queue<J> {
 
     /// Takes a job in.
     pub(super) fn push(&mut self, waiting: Waiting<J>) {
-        self.rows += waiting.facts.rows;
-        self.jobs += 1;
-        let elements = &mut self.elements[waiting.facts.lane as usize];
+        let lane = waiting.facts.lane as usize;
+        self.rows[lane] += waiting.facts.rows;
+        self.jobs[lane] += 1;
+        let elements = &mut self.elements[lane];
         *elements = elements.saturating_add(waiting.facts.elements());
         self.is_closing |= waiting.facts.is_last;
         self.note(waiting.facts.deadline, waiting.since);
-        self.lanes[waiting.facts.lane as usize].push(waiting);
+        self.lanes[lane].push(waiting);
     }
 
     /// A job has left.
     pub(super) fn remove(&mut self, facts: &Facts) {
-        self.rows -= facts.rows;
-        self.jobs -= 1;
-        let elements = &mut self.elements[facts.lane as usize];
+        let lane = facts.lane as usize;
+        self.rows[lane] -= facts.rows;
+        self.jobs[lane] -= 1;
+        let elements = &mut self.elements[lane];
         *elements = elements.saturating_sub(facts.elements());
     }
 

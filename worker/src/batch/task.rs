@@ -4,7 +4,6 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
-use gristmill_schemas::Lane;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
@@ -168,7 +167,7 @@ impl Batcher {
             let engines = line.engines.len();
             for (mut job, deadline) in line.former.take_expired(now) {
                 let lane = job.envelope.origin.consumer.lane;
-                job.envelope.ticket.leave(line.former.backlog(lane, engines));
+                job.envelope.ticket.leave(line.former.backlog(engines, now)[lane as usize]);
                 self.refuse(Outcome::expired(job.envelope, deadline, now)).await;
             }
             while let Some(slot) =
@@ -179,7 +178,7 @@ impl Batcher {
                 slot.given += 1;
                 let length = jobs.iter().map(|job| model.padded_length(job.part.length)).max().unwrap_or(0);
                 let tails = model.signature.at_length(&tails, length);
-                let backlog = Lane::ALL.map(|lane| line.former.backlog(lane, engines));
+                let backlog = line.former.backlog(engines, now);
                 let seal = seal(&mut jobs, model, (&tails, length), (most, backlog), (now, reason));
                 let batch = Batch { model: Arc::clone(model), tails, length, jobs, seal };
                 self.counters.inc(Count::Batches);

@@ -46,9 +46,9 @@ impl Consumer {
         self.window.jobs().saturating_sub(self.open + self.asked())
     }
 
-    /// The smallest pull that is worth its while: small ones cost as much as large ones.
-    pub(super) fn quantum(&self) -> usize {
-        (self.window.jobs() / 16).max(1)
+    /// The smallest pull that is worth its while, where all together are at most `most` jobs: small ones cost as much as large ones.
+    pub(super) fn quantum(&self, most: usize) -> usize {
+        (self.window.jobs().min(most) / 16).max(1)
     }
 
     pub(super) fn asked(&self) -> usize {

@@ -52,6 +52,8 @@ pub enum Admission {
 #[derive(Debug)]
 pub struct Credit {
     capacity: usize,
+    /// Most jobs of all consumers asked for and open at present: small until this process was seen to survive them.
+    proven: usize,
     /// Open jobs and the consumer each came from; `None` for those that a dead worker left.
     open: HashMap<u64, Option<usize>, FxBuildHasher>,
     consumers: Vec<Consumer>,
@@ -66,11 +68,13 @@ pub struct Credit {
 impl Credit {
     /// No job accepted, no pull open.
     pub fn new(capacity: usize, ack_wait: Duration, lanes: impl Iterator<Item = Lane>) -> Self {
+        let consumers: Vec<_> = lanes.map(|lane| Consumer::new(lane, capacity)).collect();
         Self {
             capacity,
+            proven: start(&consumers),
             open: HashMap::default(),
             turn: 0,
-            consumers: lanes.map(|lane| Consumer::new(lane, capacity)).collect(),
+            consumers,
             next_id: 0,
             ack_wait,
             last_disconnect: None,
@@ -105,16 +109,20 @@ impl Credit {
 
     /// The pulls to send now.
     pub fn grant(&mut self, now: Instant) -> Vec<Pull> {
-        let mut free = self.capacity.saturating_sub(self.open.len() + self.asked());
+        let asked = self.asked();
+        // What a dead worker left runs beside what is proven: it must not keep others waiting.
+        let own: usize = self.consumers.iter().map(|consumer| consumer.open).sum();
+        let free = self.capacity.saturating_sub(self.open.len() + asked);
+        let mut free = free.min(self.proven.saturating_sub(own + asked));
         let is_careful = self.careful_until.is_some_and(|until| now < until);
         let count = self.consumers.len();
         let mut pulls = Vec::new();
         for index in (0..count).map(|i| (i + self.turn) % count).collect::<Vec<_>>() {
             let consumer = &self.consumers[index];
-            let share = consumer.window.jobs().min(self.capacity / count);
+            let share = consumer.window.jobs().min(self.proven.min(self.capacity) / count);
             let floor = if is_careful { 1 } else { (share / 8).max(1) };
             let batch = floor.min(free).min(consumer.room());
-            let enough = batch >= floor.min(consumer.quantum());
+            let enough = batch >= floor.min(consumer.quantum(self.proven));
             if enough && consumer.wants_floor(self.capacity / 8, now) {
                 free -= batch;
                 self.turn = index + 1;
@@ -127,7 +135,7 @@ impl Credit {
                 let want = usize::try_from(consumer.pending).unwrap_or(usize::MAX);
                 let batch = want.min(free).min(consumer.room());
                 // Wait for a worthwhile one unless it is all there is to get.
-                if batch > 0 && (batch == want || batch >= consumer.quantum()) {
+                if batch > 0 && (batch == want || batch >= consumer.quantum(self.proven)) {
                     free -= batch;
                     pulls.push(self.pull(index, batch, now));
                 }
@@ -174,15 +182,16 @@ impl Credit {
 
     /// A job that was delivered may have killed a worker.
     pub fn suspected(&mut self) {
-        self.consumers.iter_mut().for_each(|consumer| consumer.window.restart());
+        self.proven = self.proven.min(start(&self.consumers));
     }
 
     /// A job was settled. `backlog`: what waited behind it.
-    pub fn closed(&mut self, sequence: u64, backlog: Backlog) {
+    pub fn closed(&mut self, sequence: u64, backlog: Option<Backlog>) {
         if let Some(Some(index)) = self.open.remove(&sequence) {
             let consumer = &mut self.consumers[index];
-            consumer.window.settled(consumer.open, backlog);
+            consumer.window.settled(consumer.open + consumer.asked(), backlog);
             consumer.open -= 1;
+            self.proven = (self.proven + 1).min(self.capacity.max(start(&self.consumers)));
         }
     }
 
@@ -222,6 +231,14 @@ impl Credit {
         let retries = self.consumers.iter().filter_map(|consumer| consumer.retry_at);
         lost.chain(retries).min()
     }
+}
+
+/// Most jobs asked for and open to begin with, and from the delivery of a suspect (a job that may have killed a worker)
+/// on: one of each consumer. Each settled job proves one more, so that their number doubles with every round trip, as
+/// TCP's window does. What was delivered again comes first, so a job that kills this process, too, is here with no other
+/// that would have spent a delivery with it.
+fn start(consumers: &[Consumer]) -> usize {
+    consumers.len().max(1)
 }
 
 #[cfg(test)]

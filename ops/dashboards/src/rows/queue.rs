@@ -83,7 +83,7 @@ fn permits() -> Panel {
         "Jobs in flight against the permits",
         Unit::Count,
         "The bound of memory, limits.in_flight. At its window a worker asks for no more of a consumer: what it does not run \
-         soon waits in the stream. Raise the limit only if the device idles while windows are at it.",
+         soon waits in the stream. Raise the limit only if the device idles at it.",
     )
     .query(Series::of(metric::REQUESTS_ACTIVE).now().sum(&[INSTANCE]), format!("in flight {}", legend(&[INSTANCE])))
     .query(Series::of(metric::QUEUE_LIMIT).now().sum(&[INSTANCE]), format!("limit {}", legend(&[INSTANCE])))

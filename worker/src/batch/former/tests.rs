@@ -3,6 +3,14 @@ use proptest::prelude::*;
 
 const DELAY: Duration = Duration::from_millis(10);
 
+const ROOM: Limits = Limits {
+    max_rows: usize::MAX,
+    max_elements: usize::MAX,
+    bulk_elements: usize::MAX,
+    max_delay: Duration::ZERO,
+    target: None,
+};
+
 /// The next batch, without the reason.
 fn take(former: &mut Former<&'static str, u32>, now: Instant) -> Option<(&'static str, Vec<u32>)> {
     former.take(now).map(|Closed { key, jobs, .. }| (key, jobs))
@@ -279,19 +287,49 @@ fn forming_takes_no_more_instructions_than_it_did() {
 #[test]
 fn what_waits_is_held_against_what_engines_run_soon() {
     let (mut former, now) = (former(8, Duration::ZERO), Instant::now());
-    let ms = Duration::from_millis;
     let backlog = |former: &mut Former<_, _>, engines| {
         (0..20).for_each(|job| former.push("a", job, online(2), now));
         assert_eq!(take(former, now).map(|(_, jobs)| jobs.len()), Some(4));
-        let backlog = former.backlog(Lane::Online, engines);
+        let [Backlog { fill, enough }, bulk] = former.backlog(engines, now);
         while take(former, now).is_some() {}
-        (backlog.waiting, backlog.enough)
+        assert_eq!(bulk.fill, 0.0);
+        (fill, enough)
     };
-    assert_eq!(backlog(&mut former, 1), (16, u32::MAX), "before the first run");
-    (0..2).for_each(|_| former.pace.observe(8, ms(100)));
-    assert_eq!(backlog(&mut former, 1), (16, 8 * 4), "of long runs, a number of batches");
-    assert_eq!(backlog(&mut former, 3), (16, 3 * 8 * 4));
-    (0..1000).for_each(|_| former.pace.observe(8, ms(1) / 10));
-    assert_eq!(backlog(&mut former, 1), (16, 100 * 4), "of short ones, those of some time");
-    assert_eq!(former.backlog(Lane::Bulk, 1).waiting, 0);
+    assert_eq!(backlog(&mut former, 1), (0.0, u32::MAX), "before the first run");
+    (0..2).for_each(|_| former.pace.observe(8, Duration::from_millis(100)));
+    assert_eq!(backlog(&mut former, 1), (0.5, 8 * 4), "four full batches of eight that are enough");
+    assert_eq!(backlog(&mut former, 2), (0.25, 2 * 8 * 4));
+    assert_eq!(backlog(&mut former, 0), (0.5, 8 * 4), "of a model that is being loaded");
+}
+
+#[test]
+fn what_waits_for_company_is_no_backlog() {
+    let (mut former, now) = (Former::new(Limits { max_rows: 8, ..ROOM }, false), Instant::now());
+    (0..2).for_each(|_| former.pace.observe(8, Duration::from_millis(100)));
+    (0..7 * 200).for_each(|job| former.push(job % 200, job, online(1), now));
+    assert!(former.take(now).is_some());
+    assert_eq!(former.backlog(1, now)[0].fill, 0.0, "seven of each shape");
+    (0..200).for_each(|shape| former.push(shape, 0, online(1), now));
+    assert_eq!(former.backlog(1, now)[0].fill, 199.0 / 8.0);
+}
+
+#[test]
+fn large_jobs_are_more_of_a_backlog_than_small_ones() {
+    let (mut former, now) = (former(64, Duration::ZERO), Instant::now());
+    (0..2).for_each(|_| former.pace.observe(64, Duration::from_millis(100)));
+    (0..1000).for_each(|job| former.push("a", job, bulk(if job % 2 == 0 { 64 } else { 1 }), now));
+    let _ = former.take(now);
+    let fill = former.backlog(1, now)[1].fill;
+    assert!((60.0..64.0).contains(&fill), "500 full batches, of 8 that are enough: {fill}");
+}
+
+#[test]
+fn a_job_beyond_the_knee_is_one_batch() {
+    let (mut former, now) = (Former::new(Limits { max_rows: 64, ..ROOM }, true), Instant::now());
+    // One row yields as much as any other number.
+    (0..100).for_each(|run| former.pace.observe(1 + run % 64, Duration::from_millis(10 * (1 + run as u64 % 64))));
+    (0..5).for_each(|job| former.push("a", job, bulk(64), now));
+    assert!(former.take(now).is_some_and(|batch| batch.jobs.len() == 1));
+    let Backlog { fill, enough } = former.backlog(1, now)[1];
+    assert_eq!((fill * enough as f32, enough), (4.0, 2), "four wait, and of runs of 640 ms two are enough");
 }

@@ -4,6 +4,7 @@ use proptest::prelude::*;
 /// Beyond its slow start.
 fn credit(capacity: usize) -> Credit {
     let mut credit = Credit::new(capacity, Duration::from_secs(30), Lane::ALL.into_iter());
+    credit.proven = capacity;
     for consumer in &mut credit.consumers {
         (0..capacity).for_each(|_| consumer.window.settled(0, HUNGRY));
     }
@@ -11,7 +12,7 @@ fn credit(capacity: usize) -> Credit {
 }
 
 /// Nothing waits, and any number would be run.
-const HUNGRY: Backlog = Backlog { waiting: 0, enough: u32::MAX };
+const HUNGRY: Option<Backlog> = Some(Backlog { fill: 0.0, enough: u32::MAX });
 
 #[test]
 fn few_jobs_are_asked_for_at_first_and_after_a_suspect() {
@@ -42,9 +43,8 @@ fn few_jobs_are_asked_for_at_first_and_after_a_suspect() {
 #[test]
 fn a_consumer_whose_jobs_wait_leaves_the_permits_to_others() {
     let (mut credit, now) = (credit(160), Instant::now());
-    let stuck = Backlog { waiting: 20, enough: 16 };
     let mut next = 0;
-    for _ in 0..1000 {
+    for _ in 0..2000 {
         for pull in credit.grant(now) {
             (0..pull.batch).for_each(|_| {
                 next += 1;
@@ -52,11 +52,13 @@ fn a_consumer_whose_jobs_wait_leaves_the_permits_to_others() {
             });
         }
         let online = credit.open.iter().filter(|(_, index)| **index == Some(0)).map(|(sequence, _)| *sequence);
-        let first = online.min();
-        first.into_iter().for_each(|sequence| credit.closed(sequence, stuck));
+        let (count, first) = (online.clone().count(), online.min());
+        // All of them wait, and 16 are enough.
+        let backlog = Some(Backlog { fill: count as f32 / 16.0, enough: 16 });
+        first.into_iter().for_each(|sequence| credit.closed(sequence, backlog));
     }
     let open = credit.consumers.iter().map(|consumer| consumer.open).collect::<Vec<_>>();
-    assert!(open[0] <= 16 && open[1] >= 140, "online and bulk hold {open:?} permits");
+    assert!(open[0] <= 17 && open[1] >= 140, "online and bulk hold {open:?} permits");
 }
 
 #[test]
@@ -91,7 +93,7 @@ fn bulk_holds_no_more_than_its_share_while_online_has_more() {
         // Online jobs are settled, bulk jobs wait.
         for sequence in credit.open.iter().filter(|(_, index)| **index == Some(0)).map(|(s, _)| *s).collect::<Vec<_>>()
         {
-            credit.closed(sequence, Backlog::default());
+            credit.closed(sequence, None);
         }
     }
     assert!(credit.consumers[1].open <= 160 / 8 + 10, "bulk holds {} permits", credit.consumers[1].open);
@@ -136,7 +138,7 @@ fn a_job_left_by_a_dead_worker_takes_a_permit_and_its_redelivery_is_no_second_jo
     assert_eq!(credit.in_flight(), 1);
     credit.grant(Instant::now());
     assert_eq!(credit.delivered(0, 7, 0), Admission::Duplicate);
-    credit.closed(7, Backlog::default());
+    credit.closed(7, None);
     assert_eq!(credit.in_flight(), 0);
 }
 
@@ -176,12 +178,25 @@ fn after_repeated_disconnects_jobs_are_asked_for_one_by_one() {
     assert_eq!(batches(credit.grant(later)), [10, 10]);
 }
 
+#[test]
+fn jobs_on_their_way_here_are_in_use() {
+    let (mut credit, now) = (Credit::new(2048, Duration::from_secs(30), Lane::ALL.into_iter()), Instant::now());
+    credit.proven = 2048;
+    credit.grant(now);
+    credit.delivered(0, 1, 1000);
+    credit.grant(now);
+    let (before, asked) = (credit.consumers[0].window.jobs(), credit.consumers[0].asked());
+    assert!(asked > before / 2, "{asked} of {before}");
+    credit.closed(1, Some(Backlog { fill: 0.0, enough: 1 }));
+    assert_eq!(credit.consumers[0].window.jobs(), before + 1);
+}
+
 proptest! {
     #[test]
     fn accepted_and_asked_for_never_exceed_the_capacity(
         capacity in 1usize..300,
         consumers in 1usize..4,
-        steps in prop::collection::vec((0usize..5, 0usize..4, 0u64..500), 1..300),
+        steps in prop::collection::vec((0usize..8, 0usize..4, 0u64..500), 1..300),
     ) {
         let lanes = (0..consumers).map(|i| Lane::ALL[i % 2]);
         let (mut credit, mut now) = (Credit::new(capacity, Duration::from_secs(30), lanes), Instant::now());
@@ -194,13 +209,23 @@ proptest! {
                     sequence += 1;
                     credit.delivered(consumer, sequence, n);
                 }
-                2 => credit.closed(sequence.saturating_sub(n), Backlog::default()),
+                2 => {
+                    let news = Backlog { fill: n as f32 / 100.0, enough: n as u32 };
+                    credit.closed(sequence.saturating_sub(n), Some(news).filter(|_| n % 3 > 0));
+                }
                 3 => if let Some(pull) = pulls.pop() {
                     credit.ended(pull.consumer, pull.id, None);
                 },
+                4 => credit.suspected(),
+                5 => credit.disconnected(now),
+                6 => drop(credit.write_off(now)),
                 _ => now += Duration::from_millis(n),
             }
             prop_assert!(credit.in_flight() + credit.asked() <= capacity);
         }
+        (0..=sequence).for_each(|sequence| credit.closed(sequence, None));
+        now += Duration::from_secs(60);
+        credit.write_off(now);
+        prop_assert!(!credit.grant(now).is_empty(), "nothing is asked for, and nothing will come");
     }
 }
