@@ -92,13 +92,13 @@ async fn a_worker_leaves_to_the_stream_what_its_engines_do_not_run_soon() {
     let bodies = (0..JOBS).map(|job| (job.to_string(), Jobs::body("x", &[1, 1], &[1.0])));
     jobs.submit_all("infer.jobs.slow.online", bodies).await;
     // A run of 8 rows takes some tens of milliseconds: 8 batches may wait, and some jobs are on their way.
-    let worker = WorkerBuilder::new(&nats, &["slow"]).start();
+    let worker = WorkerBuilder::new(&nats, &["slow"]).set("models.threads", 1).start();
     let mut most = 0;
     while (jobs.stored_count("INFER_RESULTS").await as usize) < JOBS {
         most = worker.status()["permits"]["in_flight"].as_u64().unwrap().max(most);
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!((32..200).contains(&most), "{most} jobs were in flight");
+    assert!((16..200).contains(&most), "{most} jobs were in flight");
     let full = jobs.results(JOBS).await.iter().filter(|answer| answer.ok().parameters.batch_rows == 8).count();
     assert!(full > JOBS * 3 / 4, "{full} of {JOBS} jobs were in full batches");
 }

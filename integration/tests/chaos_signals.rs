@@ -10,11 +10,14 @@ use gristmill_integration::{Chaos, Jobs, Nats, Worker, WorkerBuilder};
 const GRACE: Duration = Duration::from_secs(30);
 
 fn worker(nats: &Nats, ack_wait: Duration) -> WorkerBuilder {
-    WorkerBuilder::new(nats, &["slow"]).set("streams.ack_wait_ms", ack_wait.as_millis())
+    let worker = WorkerBuilder::new(nats, &["slow"]).set("streams.ack_wait_ms", ack_wait.as_millis());
+    // On many cores all would be done too soon.
+    worker.set("models.threads", 1)
 }
 
-/// Jobs of a model that takes some milliseconds each, far more than can be done at once.
-async fn load(jobs: &Jobs, count: usize) {
+/// Jobs of a model that takes some milliseconds each, far more than can be done at once; before any worker is there.
+async fn load(nats: &Nats, jobs: &Jobs, ack_wait: Duration, count: usize) {
+    nats.set_up(&["--model", "slow", "--ack-wait-ms", &ack_wait.as_millis().to_string()]);
     let body = Jobs::body("x", &[1, 1], &[1.0]);
     jobs.submit_all("infer.jobs.slow.online", (0..count).map(|id| (id.to_string(), body.clone()))).await;
 }
@@ -36,9 +39,9 @@ async fn a_terminated_worker_ends_in_time_and_hands_over_what_it_has_not_begun()
     let jobs = Jobs::new(nats.jetstream().await);
     // What is not given back would come to the other worker after this long, and not before.
     let ack_wait = Duration::from_secs(600);
+    load(&nats, &jobs, ack_wait, count).await;
     let mut first = worker(&nats, ack_wait).start();
     let second = worker(&nats, ack_wait).start();
-    load(&jobs, count).await;
     until(&first, "results", 16).await;
     let told = Instant::now();
     first.process.signal("TERM");
@@ -62,9 +65,9 @@ async fn a_worker_held_still_past_ack_wait_doubles_nothing_when_it_goes_on() {
     let nats = Nats::start();
     let jobs = Jobs::new(nats.jetstream().await);
     let ack_wait = Duration::from_secs(1);
+    load(&nats, &jobs, ack_wait, count).await;
     let first = worker(&nats, ack_wait).start();
     let second = worker(&nats, ack_wait).start();
-    load(&jobs, count).await;
     until(&first, "results", 16).await;
     first.process.signal("STOP");
     // Only past ack_wait can the other worker have all: the first held some of them.

@@ -47,9 +47,8 @@ impl Limits {
         [self.max_elements, self.bulk_elements][lane as usize]
     }
 
-    /// Most rows of a batch whose rows are like these.
-    fn rows_like(&self, jobs: &Sum) -> usize {
-        let lane = if jobs.is_online { Lane::Online } else { Lane::Bulk };
+    /// Most rows of a batch of this lane whose rows are like these.
+    fn rows_like(&self, jobs: &Sum, lane: Lane) -> usize {
         let each = jobs.elements.div_ceil(jobs.rows.max(1)).max(1);
         self.max_rows.min(self.most_elements(lane) / each).max(jobs.rows)
     }
@@ -96,6 +95,11 @@ impl Sum {
             is_filled_up: sum.is_filled_up || facts.step > 0,
         })
     }
+
+    /// Whose limits hold for a batch of these.
+    fn lane(&self) -> Lane {
+        if self.is_online { Lane::Online } else { Lane::Bulk }
+    }
 }
 
 impl Facts {
@@ -130,8 +134,8 @@ pub struct Former<K, J> {
     pub pace: Pace,
     batches: u32,
     waiting: [usize; 2],
-    /// What is worth having wait for each engine, by the last batch: batches, and jobs of each.
-    useful: (f64, usize),
+    /// What of each lane is worth having wait for each engine, by the last batch: batches, and jobs of each.
+    useful: [(f64, usize); 2],
 }
 
 impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
@@ -147,7 +151,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
             pace,
             batches: 0,
             waiting: [0; 2],
-            useful: (f64::INFINITY, usize::MAX),
+            useful: [(f64::INFINITY, usize::MAX); 2],
         }
     }
 
@@ -158,13 +162,17 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
 
     /// What waits in each lane for so many engines.
     pub fn backlog(&self, engines: usize, now: Instant) -> [Backlog; 2] {
-        let (batches, jobs) = self.useful;
-        let batches = batches * engines.max(1) as f64;
+        let limits = self.settled_limits(now);
+        let mut full = [0; 2];
+        for (key, queue) in &self.queues {
+            let limits = Limits { max_rows: self.ceilings.max_rows(key), ..limits };
+            Lane::ALL.iter().for_each(|lane| full[*lane as usize] += queue.full_batches(*lane, &limits));
+        }
         Lane::ALL.map(|lane| {
-            let of = |(key, queue): (&K, &Queue<J>)| queue.full_batches(lane, &self.settled_limits(key, now));
-            let full: usize = self.queues.iter().map(of).sum();
+            let (batches, jobs) = self.useful[lane as usize];
+            let batches = batches * engines.max(1) as f64;
             // A cast of a float saturates.
-            Backlog { fill: (full as f64 / batches) as f32, enough: (batches * jobs as f64) as u32 }
+            Backlog { fill: (full[lane as usize] as f64 / batches) as f32, enough: (batches * jobs as f64) as u32 }
         })
     }
 
@@ -247,18 +255,18 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     }
 
     fn limits_of(&self, key: &K, now: Instant) -> Limits {
-        self.limits_up_to(self.pace.most(self.batches), key, now)
+        Limits { max_rows: self.ceilings.max_rows(key), ..self.limits_up_to(self.pace.most(self.batches), now) }
     }
 
-    /// Those of a batch that tries nothing.
-    fn settled_limits(&self, key: &K, now: Instant) -> Limits {
-        self.limits_up_to(self.pace.knee().unwrap_or(usize::MAX), key, now)
+    /// Those of a batch that tries nothing, and of a shape that the memory holds.
+    fn settled_limits(&self, now: Instant) -> Limits {
+        self.limits_up_to(self.pace.knee().unwrap_or(usize::MAX), now)
     }
 
-    fn limits_up_to(&self, elements: usize, key: &K, now: Instant) -> Limits {
+    fn limits_up_to(&self, elements: usize, now: Instant) -> Limits {
         let max_elements = elements.min(self.limits.max_elements);
         let bulk_elements = self.pace.beside_online(now).min(max_elements);
-        Limits { max_rows: self.ceilings.max_rows(key), max_elements, bulk_elements, ..self.limits }
+        Limits { max_elements, bulk_elements, ..self.limits }
     }
 
     fn take_suspect(&mut self) -> Option<Closed<K, J>> {
@@ -277,8 +285,9 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         let taken = fill(&mut queue, &limits, order, self.pace.cost().worth());
         taken.iter().for_each(|waiting| self.waiting[waiting.facts.lane as usize] -= 1);
         let sum = Sum::of(taken.iter().map(|waiting| &waiting.facts));
-        self.useful = self.useful(&sum, self.settled_limits(&key, now).rows_like(&sum));
-        let most = limits.rows_like(&sum);
+        let settled = Limits { max_rows: limits.max_rows, ..self.settled_limits(now) };
+        self.useful = Lane::ALL.map(|lane| self.useful(&sum, settled.rows_like(&sum, lane)));
+        let most = limits.rows_like(&sum, sum.lane());
         let jobs = taken.into_iter().map(|waiting| waiting.job).collect();
         if queue.rows() > 0 {
             queue.is_closing = false;

@@ -119,7 +119,7 @@ impl<J> Queue<J> {
     pub(super) fn full_batches(&self, lane: Lane, limits: &Limits) -> usize {
         let [rows, elements, jobs] = [self.rows, self.elements, self.jobs].map(|of| of[lane as usize]);
         let full = (rows / limits.max_rows.max(1)).max(elements / limits.most_elements(lane).max(1));
-        // A job of more than the knee is one batch, not several.
+        // A job may be of more than the knee: never more batches than jobs.
         full.min(jobs)
     }
 

@@ -165,9 +165,12 @@ impl Batcher {
         for (model, line) in lines.values_mut() {
             is_raised |= line.former.ceilings.raise(now);
             let engines = line.engines.len();
+            // Of jobs that expire here, what they waited with counts: they were too many.
+            let before = line.former.next_deadline().is_some_and(|deadline| deadline <= now);
+            let before = before.then(|| line.former.backlog(engines, now));
             for (mut job, deadline) in line.former.take_expired(now) {
-                let lane = job.envelope.origin.consumer.lane;
-                job.envelope.ticket.leave(line.former.backlog(engines, now)[lane as usize]);
+                let lane = job.envelope.origin.consumer.lane as usize;
+                before.iter().for_each(|backlog| job.envelope.ticket.leave(backlog[lane]));
                 self.refuse(Outcome::expired(job.envelope, deadline, now)).await;
             }
             while let Some(slot) =

@@ -30,15 +30,23 @@ impl Window {
         self.jobs as usize
     }
 
-    /// A job was settled while `used` of its consumer were asked for or open, itself included. `backlog`: what waited behind it; a
-    /// job that got into no queue tells nothing new.
+    /// A job was settled while `used` of its consumer were asked for or open, itself included. `backlog`: what waited behind it, if it
+    /// got as far as a queue.
     ///
     /// The news is as old as the job's way from the queue to its settlement, and of all the jobs on that way each brings it. So the
     /// steps are in proportion to what is missing, or too much: full ones would overshoot by a whole way, each time.
     pub(super) fn settled(&mut self, used: usize, backlog: Option<Backlog>) {
-        self.backlog = backlog.unwrap_or(self.backlog);
+        if let Some(news) = backlog {
+            self.backlog = news;
+        } else {
+            // Old news is no reason to shrink. After a window of such jobs hardly anything of what waited then is left: a flood of
+            // refused jobs, which keep no engine busy, is not worked off one by one.
+            self.backlog.fill *= 1.0 - 1.0 / self.jobs.max(2.0) as f32;
+        }
         let (fill, enough) = (f64::from(self.backlog.fill), f64::from(self.backlog.enough));
-        let step = if fill > 1.0 {
+        let step = if fill > 1.0 && backlog.is_none() {
+            0.0
+        } else if fill > 1.0 {
             -((fill - 1.0) * enough / self.jobs / 2.0).min(SHRINK)
         } else if self.jobs < enough {
             1.0
