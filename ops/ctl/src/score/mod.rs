@@ -55,6 +55,9 @@ const NICE: i32 = 10;
 /// Between two questions at the start: that nobody answers may be told at once.
 const RETRY: Duration = Duration::from_millis(500);
 
+/// Longest wait for one answer at the start: who asked when there was no leader is answered by none that comes later.
+const ANSWER: Duration = Duration::from_secs(1);
+
 /// Longest wait for a stream at the start.
 const ELECTION: Duration = Duration::from_secs(30);
 
@@ -297,10 +300,12 @@ impl Scoring<'_> {
 
 /// Fails early where jobs or results would have no place to go. A stream whose group elects a leader answers nobody for a while.
 async fn check_stream(context: &jetstream::Context, namespace: &Namespace) -> anyhow::Result<()> {
+    let mut asking = context.clone();
+    asking.set_timeout(ANSWER);
     let until = Instant::now() + ELECTION;
     for kind in ["JOBS", "RESULTS"] {
         let name = namespace.stream(kind);
-        while let Err(error) = context.get_stream(&name).await {
+        while let Err(error) = asking.get_stream(&name).await {
             match error.kind() {
                 GetStreamErrorKind::Request if Instant::now() < until => tokio::time::sleep(RETRY).await,
                 GetStreamErrorKind::JetStream(_) => bail!("stream {name} (gristmill setup creates it): {error}"),
