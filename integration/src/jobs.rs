@@ -4,9 +4,10 @@ use std::time::{Duration, Instant};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::OrderedPullConsumer;
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::context::{GetStreamErrorKind, PublishAckFuture};
-use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::stream::{ConsumerErrorKind, Stream};
 use bytes::Bytes;
 use futures_util::StreamExt;
 use gristmill_schemas::{Datatype, ErrorBody, JobBody, Reply, ResultBody, Shape, Tensor, header};
@@ -182,9 +183,7 @@ impl Jobs {
         if count == 0 {
             return;
         }
-        let consumer = self.stream(stream).await.create_consumer(OrderedConfig::default()).await;
-        let consumer = consumer.expect("a reader can be made");
-        let mut messages = consumer.messages().await.expect("a reader can read");
+        let mut messages = self.reader(stream).await.messages().await.expect("a reader can read");
         for index in 0..count {
             let message = tokio::time::timeout(PATIENCE, messages.next()).await;
             let message = message.unwrap_or_else(|_| panic!("{index} of {count} stored messages came"));
@@ -193,6 +192,18 @@ impl Jobs {
             let headers = message.headers.clone().unwrap_or_default();
             let (subject, payload) = (message.subject.to_string(), message.payload.clone());
             visit(Answer { sequence, subject, headers, payload });
+        }
+    }
+
+    /// A reader of a whole stream. Asks again while nobody answers, as [`Self::stream`].
+    async fn reader(&self, stream: &str) -> OrderedPullConsumer {
+        let started = Instant::now();
+        loop {
+            match self.stream(stream).await.create_consumer(OrderedConfig::default()).await {
+                Ok(consumer) => return consumer,
+                Err(error) if error.kind() == ConsumerErrorKind::TimedOut && started.elapsed() < PATIENCE => {}
+                Err(error) => panic!("no reader of {stream} can be made: {error}"),
+            }
         }
     }
 
