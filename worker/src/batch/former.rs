@@ -75,6 +75,13 @@ pub struct Facts {
     pub suspect: Option<u64>,
 }
 
+/// Full batches, and the jobs of each.
+#[derive(Debug, Clone, Copy)]
+struct Useful {
+    batches: f64,
+    jobs: usize,
+}
+
 /// Jobs together.
 #[derive(Debug, Default)]
 struct Sum {
@@ -134,8 +141,8 @@ pub struct Former<K, J> {
     pub pace: Pace,
     batches: u32,
     waiting: [usize; 2],
-    /// What of each lane is worth having wait for each engine, by the last batch: batches, and jobs of each.
-    useful: [(f64, usize); 2],
+    /// What of each lane is worth having wait for each engine, by the last batch.
+    useful: [Useful; 2],
 }
 
 impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
@@ -151,7 +158,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
             pace,
             batches: 0,
             waiting: [0; 2],
-            useful: [(f64::INFINITY, usize::MAX); 2],
+            useful: [Useful { batches: f64::INFINITY, jobs: usize::MAX }; 2],
         }
     }
 
@@ -169,7 +176,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
             Lane::ALL.iter().for_each(|lane| full[*lane as usize] += queue.full_batches(*lane, &limits));
         }
         Lane::ALL.map(|lane| {
-            let (batches, jobs) = self.useful[lane as usize];
+            let Useful { batches, jobs } = self.useful[lane as usize];
             let batches = batches * engines.max(1) as f64;
             // A cast of a float saturates.
             Backlog { fill: (full[lane as usize] as f64 / batches) as f32, enough: (batches * jobs as f64) as u32 }
@@ -258,7 +265,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         Limits { max_rows: self.ceilings.max_rows(key), ..self.limits_up_to(self.pace.most(self.batches), now) }
     }
 
-    /// Those of a batch that tries nothing, and of a shape that the memory holds.
+    /// Those of a batch that tries nothing; as for rows, the package's.
     fn settled_limits(&self, now: Instant) -> Limits {
         self.limits_up_to(self.pace.knee().unwrap_or(usize::MAX), now)
     }
@@ -297,10 +304,11 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         Closed { key, jobs, reason, most }
     }
 
-    /// How many batches of jobs like these are worth having wait for an engine, and the jobs of each, where one holds `most` rows.
-    fn useful(&self, jobs: &Sum, most: usize) -> (f64, usize) {
+    /// What of jobs like these is worth having wait for an engine, where a batch holds `most` rows.
+    fn useful(&self, jobs: &Sum, most: usize) -> Useful {
         let of_a_full_one = |sum: usize| sum.saturating_mul(most).div_ceil(jobs.rows.max(1));
-        (self.pace.useful(of_a_full_one(jobs.elements), jobs.is_filled_up), of_a_full_one(jobs.jobs))
+        let batches = self.pace.useful(of_a_full_one(jobs.elements), jobs.is_filled_up);
+        Useful { batches, jobs: of_a_full_one(jobs.jobs) }
     }
 
     /// When to look again, if nothing else happens: the next batch falls due or the next deadline passes.

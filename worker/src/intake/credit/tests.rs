@@ -11,6 +11,16 @@ fn credit(capacity: usize) -> Credit {
     credit
 }
 
+/// Grants pulls, and delivers all that they ask for; more waits behind.
+fn deliver(credit: &mut Credit, now: Instant, sequence: &mut u64) {
+    for pull in credit.grant(now) {
+        for _ in 0..pull.batch {
+            *sequence += 1;
+            credit.delivered(pull.consumer, *sequence, 100_000);
+        }
+    }
+}
+
 /// Nothing waits, and any number would be run.
 const HUNGRY: Option<Backlog> = Some(Backlog { fill: 0.0, enough: u32::MAX });
 
@@ -20,14 +30,8 @@ fn few_jobs_are_asked_for_at_first_and_after_a_suspect() {
     let mut credit = Credit::new(2048, Duration::from_secs(30), Lane::ALL.into_iter());
     let mut sequence = 0;
     let mut round = |credit: &mut Credit| {
-        let pulls = credit.grant(now);
         let first = sequence + 1;
-        for pull in &pulls {
-            (0..pull.batch).for_each(|_| {
-                sequence += 1;
-                credit.delivered(pull.consumer, sequence, 100_000);
-            });
-        }
+        deliver(credit, now, &mut sequence);
         (first..=sequence).for_each(|sequence| credit.closed(sequence, HUNGRY));
         sequence + 1 - first
     };
@@ -45,12 +49,7 @@ fn a_consumer_whose_jobs_wait_leaves_the_permits_to_others() {
     let (mut credit, now) = (credit(160), Instant::now());
     let mut next = 0;
     for _ in 0..2000 {
-        for pull in credit.grant(now) {
-            (0..pull.batch).for_each(|_| {
-                next += 1;
-                credit.delivered(pull.consumer, next, 1000);
-            });
-        }
+        deliver(&mut credit, now, &mut next);
         let online = credit.open.iter().filter(|(_, index)| **index == Some(0)).map(|(sequence, _)| *sequence);
         let (count, first) = (online.clone().count(), online.min());
         // All of them wait, and 16 are enough.
@@ -84,12 +83,7 @@ fn bulk_holds_no_more_than_its_share_while_online_has_more() {
     let (mut credit, now) = (credit(160), Instant::now());
     let mut sequence = 0;
     for _ in 0..100 {
-        for pull in credit.grant(now) {
-            for _ in 0..pull.batch {
-                sequence += 1;
-                credit.delivered(pull.consumer, sequence, 1000);
-            }
-        }
+        deliver(&mut credit, now, &mut sequence);
         // Online jobs are settled, bulk jobs wait.
         for sequence in credit.open.iter().filter(|(_, index)| **index == Some(0)).map(|(s, _)| *s).collect::<Vec<_>>()
         {
