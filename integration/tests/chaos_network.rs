@@ -101,6 +101,19 @@ async fn a_result_whose_confirmation_is_lost_is_published_again_and_stored_once(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_result_lost_on_its_way_is_missed_though_others_are_confirmed_with_it() {
+    let mut scene = Scene::start("chaos_network, lost results").await;
+    let count = scene.chaos.scale(3000, 20_000);
+    scene.proxy.inject(Faults { loses_result: Some(200), ..Faults::default() });
+    scene.submit(0..count).await;
+    scene.jobs.until_stored(count as u64 / 2).await;
+    let (together, lost) = (scene.worker.process.log().contains("not confirmed together"), scene.proxy.tally().lost);
+    scene.proxy.heal();
+    scene.finish(count).await;
+    assert!(lost > 0 && together, "{lost} results were lost, none of them among others");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_link_has_nothing_delivered_again() {
     let mut scene = Scene::start("chaos_network, 200 ms each way").await;
     let count = scene.chaos.scale(5000, 50_000);

@@ -15,6 +15,8 @@ pub struct Faults {
     pub swallows_publish_acks: bool,
     /// After every so many results from clients: the server gets the result, and the connection is cut before the answer.
     pub cut_behind_result: Option<u64>,
+    /// Of every so many results from clients, one never reaches the server, which the connection outlives.
+    pub loses_result: Option<u64>,
     /// This share of connections is cut, each at a random byte of the first 64 KiB of either direction. A connection that
     /// lives on is drawn again for each 64 KiB more, else those that last would be spared.
     pub cut_share: f64,
@@ -29,6 +31,8 @@ pub struct Tally {
     pub cuts: u64,
     /// Answers of JetStream it lost.
     pub swallowed: u64,
+    /// Results it lost.
+    pub lost: u64,
     /// Connections cut because they did not speak NATS: a bug of the proxy.
     pub malformed: u64,
 }
@@ -45,6 +49,7 @@ pub(super) struct Switch {
     pub connections: AtomicU64,
     pub cuts: AtomicU64,
     pub swallowed: AtomicU64,
+    pub lost: AtomicU64,
     pub malformed: AtomicU64,
     pub results: AtomicU64,
 }
@@ -106,8 +111,8 @@ impl Switch {
     pub fn tally(&self) -> Tally {
         let read = |count: &AtomicU64| count.load(Ordering::SeqCst);
         let [connections, cuts] = [&self.connections, &self.cuts].map(read);
-        let [swallowed, malformed] = [&self.swallowed, &self.malformed].map(read);
-        Tally { connections, cuts, swallowed, malformed }
+        let [swallowed, lost, malformed] = [&self.swallowed, &self.lost, &self.malformed].map(read);
+        Tally { connections, cuts, swallowed, lost, malformed }
     }
 
     fn lock(&self) -> MutexGuard<'_, Faults> {

@@ -60,6 +60,12 @@ impl Writer {
             self.switch.swallowed.fetch_add(1, Ordering::SeqCst);
             return Some(());
         }
+        let results = Self::is_result(frame).then(|| self.switch.results.fetch_add(1, Ordering::SeqCst) + 1);
+        let is_hit = |every: Option<u64>| every.zip(results).is_some_and(|(every, count)| count.is_multiple_of(every));
+        if is_hit(faults.loses_result) {
+            self.switch.lost.fetch_add(1, Ordering::SeqCst);
+            return Some(());
+        }
         let length = frame.bytes.len();
         if let Some(left) = self.doom.strikes_within(length as u64, faults.cut_share) {
             let left = usize::try_from(left).unwrap_or(length).min(length);
@@ -69,7 +75,7 @@ impl Writer {
             return None;
         }
         self.out.extend_from_slice(&frame.bytes);
-        if self.is_fatal_result(frame, faults) {
+        if is_hit(faults.cut_behind_result) {
             self.flush()?;
             self.connection.cut_behind(&self.switch);
             return None;
@@ -77,10 +83,8 @@ impl Writer {
         Some(())
     }
 
-    fn is_fatal_result(&self, frame: &Frame, faults: Faults) -> bool {
-        let Some(every) = faults.cut_behind_result else { return false };
-        let is_result = frame.is("HPUB") && frame.words().nth(1).is_some_and(|word| word.starts_with("infer.results."));
-        is_result && (self.switch.results.fetch_add(1, Ordering::SeqCst) + 1).is_multiple_of(every)
+    fn is_result(frame: &Frame) -> bool {
+        frame.is("HPUB") && frame.words().nth(1).is_some_and(|word| word.starts_with("infer.results."))
     }
 
     fn flush(&mut self) -> Option<()> {

@@ -21,6 +21,9 @@ pub struct Ready {
     pub max_deliver: i64,
     /// When the jobs stream was made, in nanoseconds since 1970: tells it from others of its name.
     pub jobs_made: i128,
+    /// Whether the results stream lets messages that are sent together be confirmed together (`allow_batched`). Streams that were
+    /// made before this was asked for do not.
+    pub batched_results: bool,
     /// Name of the consumer of advisories, see [`Topology::sweeper`].
     pub sweeper: String,
 }
@@ -135,6 +138,8 @@ pub async fn apply(context: &Context, topology: &Topology) -> Result<Ready, Erro
         }
     }
     let jobs = context.get_stream(topology.namespace.stream("JOBS")).await.map_err(server("jobs stream"))?;
+    let results = context.get_stream(topology.namespace.stream("RESULTS")).await.map_err(server("results stream"))?;
+    let batched_results = results.cached_info().config.allow_batch_publish;
     let mut ack_wait = Duration::from_millis(topology.config.ack_wait_ms);
     let mut max_deliver = i64::MAX;
     for want in topology.consumers() {
@@ -153,7 +158,7 @@ pub async fn apply(context: &Context, topology: &Topology) -> Result<Ready, Erro
     let made = context.create_consumer_on_stream(topology.sweeper(), &advisories).await;
     made.map_err(server("consumer sweeper"))?;
     let jobs_made = jobs.cached_info().created.unix_timestamp_nanos();
-    Ok(Ready { plan, ack_wait, max_deliver, jobs_made, sweeper })
+    Ok(Ready { plan, ack_wait, max_deliver, jobs_made, batched_results, sweeper })
 }
 
 impl Step {

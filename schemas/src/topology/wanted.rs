@@ -89,6 +89,8 @@ impl Topology {
             stream::Config {
                 duplicate_window: dedup,
                 max_age: seconds(self.config.results_max_age_s),
+                // Results that are sent together can be confirmed together.
+                allow_batch_publish: true,
                 ..self.stream("RESULTS", self.namespace.all_subjects("results"))
             },
             stream::Config {

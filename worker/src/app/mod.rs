@@ -258,5 +258,9 @@ async fn make_ready(config: &Config, context: &Context, models: Vec<Token>) -> a
     for (object, step) in &ready.plan.0 {
         tracing::info!(object, ?step, "stream or consumer ready");
     }
+    if !ready.batched_results {
+        let stream = config.namespace.stream("RESULTS");
+        tracing::info!(stream, "results are confirmed one by one: the stream has no allow_batched, which is faster");
+    }
     Ok(ready)
 }

@@ -142,6 +142,7 @@ impl Stages<'_> {
             nats: self.nats.clone(),
             names: self.names(),
             window: self.config.limits.publish_window,
+            together: self.ready.batched_results,
             vitals: self.vitals.clone(),
             slow: SlowLog::new(self.config.slow_job),
         }

@@ -1,22 +1,27 @@
 //! Every letter that is not settled yet, and what is done with each.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use async_nats::Message;
+use async_nats::{Client, Message, PublishError};
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use gristmill_schemas::header;
 
-use super::encode::Heads;
+use super::bundle::{self, Bundle};
+use super::encode::{self, Heads};
 use super::end::Teller;
 use super::letter::{Letter, Next, Step};
-use super::window::Window;
+use super::window::{Sent, Window};
 use super::word::Word;
 use crate::link::{Current, Inbox};
 use crate::message::Outcome;
 use crate::telemetry::Count;
 use crate::ticket::{Ticket, Verdict};
+
+/// After the server did not confirm what was sent together, results are sent one by one for this long: where it never does, a
+/// bundle now and then costs next to nothing, and where it did not for a moment, that is over.
+const APART: Duration = Duration::from_secs(10);
 
 /// Owned by the publish task.
 pub(super) struct Desk {
@@ -35,14 +40,35 @@ pub(super) struct Desk {
     /// The connection is up: what is sent meanwhile would pile up in the client.
     is_up: bool,
     is_stalled: bool,
+    together: Together,
+}
+
+/// Whether results are sent together, and under which names.
+struct Together {
+    /// Tells our bundles from those of other workers.
+    prefix: String,
+    /// Results go one by one until then; `None` for ever, where the stream does not allow anything else.
+    from: Option<Instant>,
+}
+
+impl Together {
+    fn new(is_allowed: bool) -> Self {
+        let prefix = std::iter::repeat_with(fastrand::alphanumeric).take(8).collect();
+        Self { prefix, from: is_allowed.then(Instant::now) }
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        self.from.is_some_and(|from| from <= now)
+    }
 }
 
 impl Desk {
-    pub(super) async fn open(nats: Current, teller: Teller) -> Self {
+    /// `together`: the results stream confirms what is sent together.
+    pub(super) async fn open(nats: Current, teller: Teller, together: bool) -> Self {
         let inbox = Inbox::open(nats.clone()).await;
         let (window, resting, looking) = (Window::default(), Vec::new(), FuturesUnordered::new());
-        let (heads, done) = (Heads::default(), Vec::new());
-        Self { nats, inbox, teller, heads, window, resting, looking, done, is_up: true, is_stalled: false }
+        let (heads, done, together) = (Heads::default(), Vec::new(), Together::new(together));
+        Self { nats, inbox, teller, heads, window, resting, looking, done, is_up: true, is_stalled: false, together }
     }
 
     /// Letters that are not settled.
@@ -68,19 +94,45 @@ impl Desk {
         self.inbox.ready()
     }
 
-    /// Takes an outcome in.
-    pub(super) async fn begin(&mut self, outcome: Outcome, now: Instant) {
-        let (letter, next) = Letter::new(outcome, now);
-        self.follow(letter, next, now).await;
+    /// Takes outcomes in.
+    pub(super) async fn begin(&mut self, outcomes: impl Iterator<Item = Outcome>, now: Instant) {
+        let is_due = self.is_up && self.together.is_due(now);
+        let mut together = Vec::new();
+        for outcome in outcomes {
+            let (letter, next) = Letter::new(outcome, now);
+            if is_due && letter.may_go_together() {
+                together.push(letter);
+            } else {
+                self.follow(letter, next, now).await;
+            }
+        }
+        while together.len() >= bundle::LEAST {
+            let rest = together.split_off(together.len().min(bundle::MOST));
+            self.send_together(std::mem::replace(&mut together, rest), now).await;
+        }
+        for letter in together {
+            self.follow(letter, Next::Send, now).await;
+        }
     }
 
     /// Takes what the server says.
     pub(super) async fn hear(&mut self, message: &Message, now: Instant) {
-        let number = message.subject.rsplit('.').next().and_then(|number| number.parse().ok());
-        // Of a letter that was sent again meanwhile: its dedup id has the server say the same once more.
-        let Some(letter) = number.and_then(|number| self.window.take(number)) else { return };
-        let word = Word::read(message, letter.stream(&self.teller.names));
-        self.judge(letter, word, now).await;
+        let Some(number) = self.number(message) else { return };
+        let word = match self.window.get(number) {
+            // Of a letter that was sent again meanwhile: its dedup id has the server say the same once more.
+            None => return,
+            Some(Sent::Letter(letter)) => Some(Word::read(message, letter.stream(&self.teller.names))),
+            Some(Sent::Bundle(bundle)) => bundle.read(message, &self.teller.names.results),
+        };
+        if let Some((word, sent)) = word.and_then(|word| Some((word, self.window.take(number)?))) {
+            self.judge_all(sent, word, now).await;
+        }
+    }
+
+    /// Which number the server answers to: the first token behind our inbox.
+    fn number(&self, message: &Message) -> Option<u64> {
+        let behind = message.subject.get(self.inbox.prefix.len() + 1..)?;
+        behind.split('.').next()?.parse().ok()
     }
 
     /// Takes what was found in the results stream.
@@ -96,8 +148,8 @@ impl Desk {
     pub(super) async fn link(&mut self, is_up: bool, was_lost: bool, now: Instant) {
         self.is_up = is_up;
         if was_lost {
-            for letter in self.window.empty() {
-                self.judge(letter, Word::Lost, now).await;
+            for sent in self.window.empty() {
+                self.judge_all(sent, Word::Lost, now).await;
             }
         }
         self.wake(now).await;
@@ -108,13 +160,28 @@ impl Desk {
         if !self.is_up {
             return;
         }
-        for letter in self.window.overdue(now) {
-            self.judge(letter, Word::Refused("the server does not answer".into()), now).await;
+        for sent in self.window.overdue(now) {
+            self.judge_all(sent, Word::Refused("the server does not answer".into()), now).await;
         }
         let due: Vec<_> = self.resting.extract_if(.., |(at, _)| *at <= now).collect();
         for (_, letter) in due {
             self.follow(letter, Next::Send, now).await;
         }
+    }
+
+    async fn judge_all(&mut self, sent: Sent, word: Word, now: Instant) {
+        if let Word::Apart(why) = &word {
+            self.part(why, now);
+        }
+        for letter in sent.into_letters() {
+            self.judge(letter, word.clone(), now).await;
+        }
+    }
+
+    /// Sends results one by one for a while.
+    fn part(&mut self, why: &str, now: Instant) {
+        tracing::warn!(why, "results that were sent together were not confirmed together, they are sent one by one");
+        self.together.from = Some(now + APART);
     }
 
     async fn judge(&mut self, letter: Box<Letter>, word: Word, now: Instant) {
@@ -132,7 +199,7 @@ impl Desk {
                 self.teller.too_large(&letter, why);
             }
             Word::Refused(why) if self.is_up => self.stall(why),
-            Word::Refused(_) | Word::Lost => {}
+            Word::Refused(_) | Word::Lost | Word::Apart(_) => {}
         }
         let next = letter.heard(word, now);
         (letter, next)
@@ -170,18 +237,49 @@ impl Desk {
             self.teller.vitals.counters.inc(Count::PublishRetries);
         }
         let number = self.window.next();
+        let message = self.encode(&mut letter, now);
+        let reply = [&self.inbox.prefix, ".", itoa::Buffer::new().format(number)].concat();
+        match publish(&self.inbox.client, message, reply).await {
+            Ok(()) => {
+                self.window.put(Sent::Letter(letter));
+                None
+            }
+            Err(error) => Some((letter, Word::of_client(&error))),
+        }
+    }
+
+    /// Sends results under one number.
+    async fn send_together(&mut self, letters: Vec<Box<Letter>>, now: Instant) {
+        let number = self.window.next();
+        let mut text = itoa::Buffer::new();
+        let number = text.format(number);
+        let mut bundle = Bundle::new([&self.together.prefix, number].concat(), letters);
+        for place in 0..bundle.letters.len() {
+            let message = self.encode(&mut bundle.letters[place], now);
+            let reply = bundle.reply(&self.inbox.prefix, number, place);
+            if let Err(error) = publish(&self.inbox.client, message, reply).await {
+                // It is not whole, so the server will not confirm it. What it has of it is a duplicate then.
+                self.part("the client did not take all of them", now);
+                let word = Word::of_client(&error);
+                for (index, letter) in bundle.letters.into_iter().enumerate() {
+                    let word = if index == place { word.clone() } else { Word::Apart(error.to_string()) };
+                    self.judge(letter, word, now).await;
+                }
+                return;
+            }
+        }
+        self.window.put(Sent::Bundle(bundle));
+    }
+
+    /// Makes the message of a letter's present step.
+    fn encode(&mut self, letter: &mut Letter, now: Instant) -> encode::Message {
         let timed = letter.model().filter(|model| letter.step == Step::Result && model.meters.encode.is_due()).cloned();
         let began = timed.as_ref().map(|_| Instant::now());
-        let super::encode::Message { subject, headers, payload } =
-            letter.message(&self.teller.names, &mut self.heads, now);
+        let message = letter.message(&self.teller.names, &mut self.heads, now);
         if let (Some(model), Some(began)) = (timed, began) {
             model.meters.encode.record(began.elapsed());
         }
-        self.window.put(letter);
-        let reply = [&self.inbox.prefix, ".", itoa::Buffer::new().format(number)].concat();
-        let sent = self.inbox.client.publish_with_reply_and_headers(subject, reply, headers, payload).await;
-        let error = sent.err()?;
-        self.window.take(number).map(|letter| (letter, Word::of_client(&error)))
+        message
     }
 
     /// Looks up what is stored in a place of the results stream.
@@ -215,6 +313,11 @@ impl Desk {
             self.teller.vitals.health.stalled.send_replace(None);
         }
     }
+}
+
+async fn publish(client: &Client, message: encode::Message, reply: String) -> Result<(), PublishError> {
+    let encode::Message { subject, headers, payload } = message;
+    client.publish_with_reply_and_headers(subject, reply, headers, payload).await
 }
 
 /// What the publish task is told.

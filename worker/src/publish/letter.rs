@@ -13,6 +13,9 @@ use crate::ticket::Verdict;
 /// First and longest pause between two attempts to store the same message.
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(5));
 
+/// Outputs of a result that is sent together with others.
+const MAX_TOGETHER_BYTES: usize = 64 << 10;
+
 /// The message that has to be stored next.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
@@ -99,6 +102,15 @@ impl Letter {
         }
     }
 
+    /// Whether it may be sent together with others: a small result that is not likely to be stored already. What is large gains
+    /// nothing by it and would be sent twice if the server did not confirm all; of what may be stored, the server tells only
+    /// by itself where.
+    pub(super) fn may_go_together(&self) -> bool {
+        let Answer::Ok { outputs, .. } = &self.answer else { return false };
+        let bytes: usize = outputs.iter().map(|output| output.data.len()).sum();
+        self.envelope.origin.deliveries == 1 && self.trail.attempts == 0 && bytes <= MAX_TOGETHER_BYTES
+    }
+
     /// The message of the present step, for one more attempt.
     pub(super) fn message(&mut self, names: &Names, heads: &mut Heads, now: Instant) -> Message {
         if self.trail.attempts == 0 {
@@ -133,6 +145,11 @@ impl Letter {
         self.trail.interval[1] = now;
         match (word, self.step) {
             (Word::Lost, _) => Next::Send,
+            // By itself it has not been tried yet.
+            (Word::Apart(_), _) => {
+                self.trail.attempts = 0;
+                Next::Send
+            }
             (Word::Refused(_), _) => {
                 let pause = self.pause;
                 self.pause = (pause * 2).min(BACKOFF.1);
@@ -284,6 +301,9 @@ mod tests {
         assert_eq!([refuse(), refuse()], [Next::Retry(BACKOFF.0), Next::Retry(BACKOFF.0 * 2)]);
         assert_eq!((0..10).map(|_| refuse()).last(), Some(Next::Retry(BACKOFF.1)));
         assert_eq!((letter.heard(Word::Lost, now), letter.step), (Next::Send, Step::Bury(Keep::All)));
+        letter.trail.attempts = 1;
+        assert_eq!(letter.heard(Word::Apart("a gap".into()), now), Next::Send, "at once, too");
+        assert_eq!(letter.trail.attempts, 0, "by itself it was not tried");
         letter.heard(stored(), now);
         assert_eq!(
             letter.heard(Word::Refused("full".into()), now),

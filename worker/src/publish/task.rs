@@ -27,6 +27,8 @@ pub struct Publisher {
     pub names: Names,
     /// Most outcomes being stored at once.
     pub window: usize,
+    /// The results stream confirms together what is sent together.
+    pub together: bool,
     /// Written: results, that nothing can be stored at present, spans of jobs.
     pub vitals: Vitals,
     /// Which slow jobs are logged.
@@ -36,10 +38,10 @@ pub struct Publisher {
 impl Publisher {
     /// Runs until the inbox is closed and every outcome is stored.
     pub async fn run(self) {
-        let Self { mut inbox, nats, names, window, vitals, slow } = self;
+        let Self { mut inbox, nats, names, window, together, vitals, slow } = self;
         let mut link = vitals.health.link.subscribe();
         let mut losses = link.borrow_and_update().losses;
-        let mut desk = Desk::open(nats, Teller::new(names, vitals, slow)).await;
+        let mut desk = Desk::open(nats, Teller::new(names, vitals, slow), together).await;
         // What the window has no room for yet.
         let mut waiting = VecDeque::new();
         let mut tick = interval(TICK);
@@ -47,9 +49,8 @@ impl Publisher {
         let mut is_open = true;
         loop {
             let (room, now) = (window.saturating_sub(desk.len()), Instant::now());
-            for outcome in waiting.drain(..room.min(waiting.len())) {
-                desk.begin(outcome, now).await;
-            }
+            let begun = room.min(waiting.len());
+            desk.begin(waiting.drain(..begun), now).await;
             desk.settle();
             if !is_open && waiting.is_empty() && desk.len() == 0 {
                 return;

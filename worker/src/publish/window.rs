@@ -1,10 +1,42 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::bundle::Bundle;
 use super::letter::Letter;
 
 /// The server has not said anything about a message for this long: it is sent again. Its dedup id makes that harmless.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What was sent under one number.
+#[derive(Debug)]
+pub(super) enum Sent {
+    /// One message.
+    Letter(Box<Letter>),
+    /// Messages that the server confirms together.
+    Bundle(Bundle),
+}
+
+impl Sent {
+    fn len(&self) -> usize {
+        self.letters().len()
+    }
+
+    /// Each of its letters.
+    pub(super) fn into_letters(self) -> impl Iterator<Item = Box<Letter>> {
+        let (one, many) = match self {
+            Self::Letter(letter) => (Some(letter), Vec::new()),
+            Self::Bundle(bundle) => (None, bundle.letters),
+        };
+        one.into_iter().chain(many)
+    }
+
+    fn letters(&self) -> &[Box<Letter>] {
+        match self {
+            Self::Letter(letter) => std::slice::from_ref(letter),
+            Self::Bundle(bundle) => &bundle.letters,
+        }
+    }
+}
 
 /// Messages that the server has not spoken of yet, by the number under which each was sent. The server answers about in the
 /// order in which it was asked, and a message that is sent again gets another number, so the oldest place is soon free.
@@ -12,7 +44,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 pub(super) struct Window {
     /// Number of the first place.
     first: u64,
-    places: VecDeque<Option<Box<Letter>>>,
+    places: VecDeque<Option<Sent>>,
+    /// Letters in them.
     taken: usize,
 }
 
@@ -26,34 +59,41 @@ impl Window {
         self.first + self.places.len() as u64
     }
 
-    pub(super) fn put(&mut self, letter: Box<Letter>) {
-        self.places.push_back(Some(letter));
-        self.taken += 1;
+    pub(super) fn put(&mut self, sent: Sent) {
+        self.taken += sent.len();
+        self.places.push_back(Some(sent));
     }
 
-    /// The letter that was sent under this number, unless it was taken before.
-    pub(super) fn take(&mut self, number: u64) -> Option<Box<Letter>> {
+    /// What was sent under this number, unless it was taken before.
+    pub(super) fn get(&self, number: u64) -> Option<&Sent> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
-        let letter = self.places.get_mut(place)?.take()?;
-        self.taken -= 1;
+        self.places.get(place)?.as_ref()
+    }
+
+    /// Takes it out.
+    pub(super) fn take(&mut self, number: u64) -> Option<Sent> {
+        let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
+        let sent = self.places.get_mut(place)?.take()?;
+        self.taken -= sent.len();
         self.trim();
-        Some(letter)
+        Some(sent)
     }
 
     /// Those that have waited for too long.
-    #[allow(clippy::vec_box, reason = "letters are large and go on by pointer")]
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Box<Letter>> {
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Sent> {
         let is_overdue = |letter: &Letter| now.saturating_duration_since(letter.tried) >= PATIENCE;
-        let overdue: Vec<_> =
-            self.places.iter_mut().map_while(|place| place.take_if(|letter| is_overdue(letter))).collect();
-        self.taken -= overdue.len();
+        let overdue: Vec<_> = self
+            .places
+            .iter_mut()
+            .map_while(|place| place.take_if(|sent| sent.letters().iter().all(|letter| is_overdue(letter))))
+            .collect();
+        self.taken -= overdue.iter().map(Sent::len).sum::<usize>();
         self.trim();
         overdue
     }
 
     /// All of them: nobody will speak of them any more.
-    #[allow(clippy::vec_box, reason = "letters are large and go on by pointer")]
-    pub(super) fn empty(&mut self) -> Vec<Box<Letter>> {
+    pub(super) fn empty(&mut self) -> Vec<Sent> {
         self.first = self.next();
         self.taken = 0;
         self.places.drain(..).flatten().collect()
@@ -71,37 +111,55 @@ mod tests {
     use super::*;
     use crate::publish::letter::testing::refused;
 
+    fn letter(id: &str) -> Sent {
+        Sent::Letter(refused(id))
+    }
+
+    fn ids(sent: impl IntoIterator<Item = Sent>) -> Vec<String> {
+        sent.into_iter().flat_map(Sent::into_letters).map(|letter| letter.envelope.id).collect()
+    }
+
     #[test]
     fn a_letter_is_found_under_its_number_once() {
         let mut window = Window::default();
-        for id in ["a", "b", "c"] {
-            window.put(refused(id));
-        }
+        ["a", "b", "c"].map(letter).into_iter().for_each(|sent| window.put(sent));
         assert_eq!((window.next(), window.len()), (3, 3));
-        let id = |letter: Option<Box<Letter>>| letter.map(|letter| letter.envelope.id);
-        assert_eq!(id(window.take(1)).as_deref(), Some("b"), "not in order");
-        assert_eq!(id(window.take(1)), None);
-        assert_eq!(id(window.take(0)).as_deref(), Some("a"));
-        assert_eq!((window.first, window.len(), id(window.take(7))), (2, 1, None));
-        window.put(refused("d"));
-        assert_eq!(id(window.take(3)).as_deref(), Some("d"));
+        assert!(window.get(1).is_some() && window.get(3).is_none());
+        assert_eq!(ids(window.take(1)), ["b"], "not in order");
+        assert!(window.get(1).is_none() && window.take(1).is_none());
+        assert_eq!(ids(window.take(0)), ["a"]);
+        assert_eq!((window.first, window.len()), (2, 1));
+        assert!(window.take(7).is_none());
+        window.put(letter("d"));
+        assert_eq!(ids(window.take(3)), ["d"]);
         assert_eq!(window.empty().len(), 1);
-        assert_eq!(
-            (window.next(), window.len(), id(window.take(2))),
-            (4, 0, None),
-            "an old number stays without meaning"
-        );
+        assert_eq!((window.next(), window.len()), (4, 0));
+        assert!(window.take(2).is_none(), "an old number stays without meaning");
+    }
+
+    #[test]
+    fn a_bundle_has_one_number_and_counts_as_its_letters() {
+        let mut window = Window::default();
+        window.put(letter("a"));
+        window.put(Sent::Bundle(Bundle::new("w1".into(), ["b", "c", "d"].map(refused).into())));
+        assert_eq!((window.next(), window.len()), (2, 4));
+        assert_eq!((ids(window.take(1)), window.len()), (["b", "c", "d"].map(str::to_owned).into(), 1));
+        window.put(Sent::Bundle(Bundle::new("w2".into(), ["e", "f"].map(refused).into())));
+        assert_eq!((ids(window.empty()), window.len()), (["a", "e", "f"].map(str::to_owned).into(), 0));
     }
 
     #[test]
     fn what_the_server_is_silent_about_comes_back() {
         let (mut window, now) = (Window::default(), Instant::now());
-        for age in [2, 1, 0] {
+        let aged = |age| {
             let mut letter = refused("x");
             letter.tried = now - PATIENCE * age;
-            window.put(letter);
-        }
-        assert_eq!((window.overdue(now).len(), window.len()), (2, 1));
+            letter
+        };
+        window.put(Sent::Letter(aged(2)));
+        window.put(Sent::Bundle(Bundle::new("w1".into(), vec![aged(1), aged(1)])));
+        window.put(Sent::Letter(aged(0)));
+        assert_eq!((ids(window.overdue(now)).len(), window.len()), (3, 1));
         assert!(window.take(2).is_some());
     }
 }
