@@ -40,6 +40,7 @@ mod supervise;
 pub use admin::Admin;
 pub use app::App;
 pub use config::Config;
+pub use cores::Cores;
 pub use signals::Signals;
 pub use status::Status;
 pub use supervise::{follow_supervisor, supervise};

@@ -11,7 +11,8 @@ use gristmill_ledger::end_now;
 use gristmill_telemetry::{Identity, LogSettings, Settings, Telemetry};
 use gristmill_worker::settings::Sources;
 use gristmill_worker::telemetry::{Limiter, Meters, Templates, Tracing, Vitals};
-use gristmill_worker::{Admin, App, Config, Signals, Status, follow_supervisor, supervise};
+use gristmill_worker::{Admin, App, Config, Cores, Signals, Status, follow_supervisor, supervise};
+use tokio::runtime::{Builder, Runtime};
 
 /// A job is some dozens of small values that are made on one thread and dropped on another. Chosen by `--bench compare`,
 /// against mimalloc and the C library's. How it was configured: `.cargo/config.toml`.
@@ -163,27 +164,50 @@ fn load(args: Args) -> anyhow::Result<Config> {
 fn run(config: &Config, telemetry: &Telemetry) -> anyhow::Result<End> {
     gristmill_ledger::enter_ours();
     let is_supervised = follow_supervisor();
-    let cores = config.runtime_cores.clone();
-    let mut runtime = tokio::runtime::Builder::new_multi_thread();
-    let runtime = runtime
-        .worker_threads(config.runtime_threads)
-        .thread_name("runtime")
-        .on_thread_start(move || {
-            gristmill_ledger::enter_ours();
-            cores.iter().for_each(|cores| cores.pin());
-        })
-        .enable_all()
-        .build()?;
+    let runtime = runtime(config)?;
     let vitals = vitals(config, telemetry);
     vitals.observe(config.limits.in_flight);
     let (worker, permits) = (config.worker.clone(), config.limits.in_flight);
     let status = Status { worker, permits, vitals: vitals.clone() };
     let listen = Admin { status, has_metrics: config.has_metrics }.spawn(config.admin)?;
     tracing::info!(worker = config.worker, admin = %listen, namespace = %config.namespace, "starting");
-    let done = runtime.block_on(serve(config, vitals, is_supervised));
+    let done = on_thread(config, || runtime.block_on(serve(config, vitals, is_supervised)));
     // Threads that block in libtorch are not waited for: their jobs were given back or will be delivered again.
     runtime.shutdown_background();
     done
+}
+
+fn runtime(config: &Config) -> std::io::Result<Runtime> {
+    let mut runtime = match config.runtime_threads {
+        // The one that waits for the end of the worker carries it all: no other takes or is handed anything, which shows in the
+        // processor time of small jobs.
+        1 => Builder::new_current_thread(),
+        _ => Builder::new_multi_thread(),
+    };
+    let cores = config.runtime_cores.clone();
+    runtime.worker_threads(config.runtime_threads).thread_name(RUNTIME).on_thread_start(move || enter(cores.as_ref()));
+    runtime.enable_all().build()
+}
+
+/// Name of the threads that carry jobs between NATS and engines.
+const RUNTIME: &str = "runtime";
+
+/// What every one of them begins with.
+fn enter(cores: Option<&Cores>) {
+    gristmill_ledger::enter_ours();
+    cores.iter().for_each(|cores| cores.pin());
+}
+
+/// Runs the runtime on a thread of its own. Returns when it has ended.
+fn on_thread<T: Send>(config: &Config, run: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
+    std::thread::scope(|scope| {
+        let run = || {
+            enter(config.runtime_cores.as_ref());
+            run()
+        };
+        let thread = std::thread::Builder::new().name(RUNTIME.into()).spawn_scoped(scope, run)?;
+        thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
 }
 
 fn vitals(config: &Config, telemetry: &Telemetry) -> Vitals {

@@ -87,7 +87,10 @@ pub async fn claim(claim: Claim<'_>) -> Left {
     let key = format!("{}-{:x}", claim.namespace, claim.made);
     // Twice: for the jobs to come, and for as many that were on their way to a dead worker.
     let capacity = 2 * claim.capacity;
-    let claimed = tokio::task::block_in_place(|| Ledger::claim(dir, &key, capacity, claim.ack_wait));
+    let (dir, ack_wait) = (dir.clone(), claim.ack_wait);
+    // It may wait for another worker that claims.
+    let claimed = tokio::task::spawn_blocking(move || Ledger::claim(&dir, &key, capacity, ack_wait)).await;
+    let claimed = claimed.unwrap_or_else(|died| std::panic::resume_unwind(died.into_panic()));
     let (mut ledger, Claimed { found, reached, deaths, asked, stale, damaged }) = match claimed {
         Ok(claimed) => claimed,
         Err(error) => {
