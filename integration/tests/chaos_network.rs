@@ -114,6 +114,18 @@ async fn a_result_lost_on_its_way_is_missed_though_others_are_confirmed_with_it(
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn results_sent_together_whose_end_is_lost_are_sent_again_one_by_one() {
+    let mut scene = Scene::start("chaos_network, lost ends").await;
+    let count = scene.chaos.scale(3000, 20_000);
+    scene.proxy.inject(Faults { loses_last_results: true, ..Faults::default() });
+    scene.submit(0..count).await;
+    // The server has nothing to say of them, for ever.
+    let (tally, duplicates) = scene.finish(count).await;
+    assert!(tally.lost > 0 && duplicates > 0, "none was sent together with others");
+    assert!(scene.worker.process.log().contains("they are sent one by one"), "silence changed nothing");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_slow_link_has_nothing_delivered_again() {
     let mut scene = Scene::start("chaos_network, 200 ms each way").await;
     let count = scene.chaos.scale(5000, 50_000);

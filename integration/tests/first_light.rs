@@ -172,7 +172,7 @@ async fn a_result_names_what_made_it() {
 #[tokio::test]
 async fn several_models_and_both_lanes_are_served_by_one_worker() {
     let nats = Nats::start();
-    let _worker = WorkerBuilder::new(&nats, &["mlp", "picky", "digits"]).start();
+    let _worker = WorkerBuilder::new(&nats, &["mlp", "picky", "digits"]).set("runtime.threads", 2).start();
     let jobs = Jobs::new(nats.jetstream().await);
     for lane in ["online", "bulk"] {
         let many = |model: &str, body: Vec<u8>| {

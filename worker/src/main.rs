@@ -171,7 +171,9 @@ fn run(config: &Config, telemetry: &Telemetry) -> anyhow::Result<End> {
     let status = Status { worker, permits, vitals: vitals.clone() };
     let listen = Admin { status, has_metrics: config.has_metrics }.spawn(config.admin)?;
     tracing::info!(worker = config.worker, admin = %listen, namespace = %config.namespace, "starting");
-    let done = on_thread(config, || runtime.block_on(serve(config, vitals, is_supervised)));
+    let serve = || runtime.block_on(serve(config, vitals, is_supervised));
+    // A runtime of several threads has its own.
+    let done = if config.runtime_threads == 1 { on_thread(config, serve) } else { serve() };
     // Threads that block in libtorch are not waited for: their jobs were given back or will be delivered again.
     runtime.shutdown_background();
     done
@@ -198,7 +200,7 @@ fn enter(cores: Option<&Cores>) {
     cores.iter().for_each(|cores| cores.pin());
 }
 
-/// Runs the runtime on a thread of its own. Returns when it has ended.
+/// Has the runtime use a thread like those of one with several. Returns when it has ended.
 fn on_thread<T: Send>(config: &Config, run: impl FnOnce() -> anyhow::Result<T> + Send) -> anyhow::Result<T> {
     std::thread::scope(|scope| {
         let run = || {

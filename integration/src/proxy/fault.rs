@@ -17,6 +17,8 @@ pub struct Faults {
     pub cut_behind_result: Option<u64>,
     /// Of every so many results from clients, one never reaches the server, which the connection outlives.
     pub loses_result: Option<u64>,
+    /// Of results that are sent together, the last one never reaches the server.
+    pub loses_last_results: bool,
     /// This share of connections is cut, each at a random byte of the first 64 KiB of either direction. A connection that
     /// lives on is drawn again for each 64 KiB more, else those that last would be spared.
     pub cut_share: f64,

@@ -62,7 +62,7 @@ impl Writer {
         }
         let results = Self::is_result(frame).then(|| self.switch.results.fetch_add(1, Ordering::SeqCst) + 1);
         let is_hit = |every: Option<u64>| every.zip(results).is_some_and(|(every, count)| count.is_multiple_of(every));
-        if is_hit(faults.loses_result) {
+        if is_hit(faults.loses_result) || faults.loses_last_results && results.is_some() && is_last(frame) {
             self.switch.lost.fetch_add(1, Ordering::SeqCst);
             return Some(());
         }
@@ -99,6 +99,11 @@ impl Writer {
         let (_, to) = self.connection.ends(self.direction);
         to.shutdown(Shutdown::Write).ok()
     }
+}
+
+/// Whether it ends a batch of JetStream's fast ingest: where the server is to answer says so.
+fn is_last(frame: &Frame) -> bool {
+    frame.words().nth(2).is_some_and(|reply| reply.ends_with(".2.$FI"))
 }
 
 /// Where one direction of a connection is cut, if it is one of those that are.

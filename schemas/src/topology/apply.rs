@@ -21,8 +21,8 @@ pub struct Ready {
     pub max_deliver: i64,
     /// When the jobs stream was made, in nanoseconds since 1970: tells it from others of its name.
     pub jobs_made: i128,
-    /// Whether the results stream lets messages that are sent together be confirmed together (`allow_batched`). Streams that were
-    /// made before this was asked for do not.
+    /// Whether results that are sent together are confirmed together: the stream has `allow_batched`, and the server is one whose
+    /// word about a batch holds across changes of its leader (nats-server 2.14.4, which ties proposals to the leader's term).
     pub batched_results: bool,
     /// Name of the consumer of advisories, see [`Topology::sweeper`].
     pub sweeper: String,
@@ -139,7 +139,8 @@ pub async fn apply(context: &Context, topology: &Topology) -> Result<Ready, Erro
     }
     let jobs = context.get_stream(topology.namespace.stream("JOBS")).await.map_err(server("jobs stream"))?;
     let results = context.get_stream(topology.namespace.stream("RESULTS")).await.map_err(server("results stream"))?;
-    let batched_results = results.cached_info().config.allow_batch_publish;
+    let is_allowed = results.cached_info().config.allow_batch_publish;
+    let batched_results = is_allowed && context.client().is_server_compatible(2, 14, 4);
     let mut ack_wait = Duration::from_millis(topology.config.ack_wait_ms);
     let mut max_deliver = i64::MAX;
     for want in topology.consumers() {

@@ -260,7 +260,10 @@ async fn make_ready(config: &Config, context: &Context, models: Vec<Token>) -> a
     }
     if !ready.batched_results {
         let stream = config.namespace.stream("RESULTS");
-        tracing::info!(stream, "results are confirmed one by one: the stream has no allow_batched, which is faster");
+        tracing::info!(
+            stream,
+            "results are confirmed one by one: the stream has no allow_batched, or nats-server is older than 2.14.4"
+        );
     }
     Ok(ready)
 }

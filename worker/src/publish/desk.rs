@@ -1,6 +1,7 @@
 //! Every letter that is not settled yet, and what is done with each.
 
-use std::time::{Duration, Instant};
+use std::cmp::Ordering;
+use std::time::Instant;
 
 use async_nats::{Client, Message, PublishError};
 use futures_util::future::BoxFuture;
@@ -8,7 +9,7 @@ use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use gristmill_schemas::header;
 
-use super::bundle::{self, Bundle};
+use super::bundle::{self, Bundle, Together};
 use super::encode::{self, Heads};
 use super::end::Teller;
 use super::letter::{Letter, Next, Step};
@@ -18,10 +19,6 @@ use crate::link::{Current, Inbox};
 use crate::message::Outcome;
 use crate::telemetry::Count;
 use crate::ticket::{Ticket, Verdict};
-
-/// After the server did not confirm what was sent together, results are sent one by one for this long: where it never does, a
-/// bundle now and then costs next to nothing, and where it did not for a moment, that is over.
-const APART: Duration = Duration::from_secs(10);
 
 /// Owned by the publish task.
 pub(super) struct Desk {
@@ -41,25 +38,6 @@ pub(super) struct Desk {
     is_up: bool,
     is_stalled: bool,
     together: Together,
-}
-
-/// Whether results are sent together, and under which names.
-struct Together {
-    /// Tells our bundles from those of other workers.
-    prefix: String,
-    /// Results go one by one until then; `None` for ever, where the stream does not allow anything else.
-    from: Option<Instant>,
-}
-
-impl Together {
-    fn new(is_allowed: bool) -> Self {
-        let prefix = std::iter::repeat_with(fastrand::alphanumeric).take(8).collect();
-        Self { prefix, from: is_allowed.then(Instant::now) }
-    }
-
-    fn is_due(&self, now: Instant) -> bool {
-        self.from.is_some_and(|from| from <= now)
-    }
 }
 
 impl Desk {
@@ -106,7 +84,8 @@ impl Desk {
                 self.follow(letter, next, now).await;
             }
         }
-        while together.len() >= bundle::LEAST {
+        // One that the client does not take is reason enough to send the next ones apart.
+        while together.len() >= bundle::LEAST && self.together.is_due(now) {
             let rest = together.split_off(together.len().min(bundle::MOST));
             self.send_together(std::mem::replace(&mut together, rest), now).await;
         }
@@ -161,7 +140,9 @@ impl Desk {
             return;
         }
         for sent in self.window.overdue(now) {
-            self.judge_all(sent, Word::Refused("the server does not answer".into()), now).await;
+            let why = "the server does not answer".to_owned();
+            let word = if matches!(sent, Sent::Bundle(_)) { Word::Apart(why) } else { Word::Refused(why) };
+            self.judge_all(sent, word, now).await;
         }
         let due: Vec<_> = self.resting.extract_if(.., |(at, _)| *at <= now).collect();
         for (_, letter) in due {
@@ -170,18 +151,14 @@ impl Desk {
     }
 
     async fn judge_all(&mut self, sent: Sent, word: Word, now: Instant) {
-        if let Word::Apart(why) = &word {
-            self.part(why, now);
+        match (&sent, &word) {
+            (Sent::Bundle(_), Word::Apart(why)) => self.together.failed(why, now),
+            (Sent::Bundle(_), Word::Stored(_)) => self.together.succeeded(),
+            _ => {}
         }
         for letter in sent.into_letters() {
             self.judge(letter, word.clone(), now).await;
         }
-    }
-
-    /// Sends results one by one for a while.
-    fn part(&mut self, why: &str, now: Instant) {
-        tracing::warn!(why, "results that were sent together were not confirmed together, they are sent one by one");
-        self.together.from = Some(now + APART);
     }
 
     async fn judge(&mut self, letter: Box<Letter>, word: Word, now: Instant) {
@@ -253,22 +230,29 @@ impl Desk {
         let number = self.window.next();
         let mut text = itoa::Buffer::new();
         let number = text.format(number);
-        let mut bundle = Bundle::new([&self.together.prefix, number].concat(), letters);
+        let mut bundle = Bundle::new(self.together.name(number), letters);
         for place in 0..bundle.letters.len() {
             let message = self.encode(&mut bundle.letters[place], now);
             let reply = bundle.reply(&self.inbox.prefix, number, place);
             if let Err(error) = publish(&self.inbox.client, message, reply).await {
-                // It is not whole, so the server will not confirm it. What it has of it is a duplicate then.
-                self.part("the client did not take all of them", now);
-                let word = Word::of_client(&error);
-                for (index, letter) in bundle.letters.into_iter().enumerate() {
-                    let word = if index == place { word.clone() } else { Word::Apart(error.to_string()) };
-                    self.judge(letter, word, now).await;
-                }
-                return;
+                return self.leave_off(bundle, place, &error, now).await;
             }
         }
         self.window.put(Sent::Bundle(bundle));
+    }
+
+    /// The client did not take the letter at this place of a bundle, which the server will not confirm for that.
+    async fn leave_off(&mut self, bundle: Bundle, place: usize, error: &PublishError, now: Instant) {
+        // What the server says of the letters before has no meaning any more.
+        self.window.skip();
+        self.together.failed("the client did not take all of them", now);
+        for (index, letter) in bundle.letters.into_iter().enumerate() {
+            match index.cmp(&place) {
+                Ordering::Less => self.judge(letter, Word::Apart(error.to_string()), now).await,
+                Ordering::Equal => self.judge(letter, Word::of_client(error), now).await,
+                Ordering::Greater => self.follow(letter, Next::Send, now).await,
+            }
+        }
     }
 
     /// Makes the message of a letter's present step.

@@ -144,12 +144,7 @@ impl Letter {
     pub(super) fn heard(&mut self, word: Word, now: Instant) -> Next {
         self.trail.interval[1] = now;
         match (word, self.step) {
-            (Word::Lost, _) => Next::Send,
-            // By itself it has not been tried yet.
-            (Word::Apart(_), _) => {
-                self.trail.attempts = 0;
-                Next::Send
-            }
+            (Word::Lost | Word::Apart(_), _) => Next::Send,
             (Word::Refused(_), _) => {
                 let pause = self.pause;
                 self.pause = (pause * 2).min(BACKOFF.1);
@@ -301,9 +296,7 @@ mod tests {
         assert_eq!([refuse(), refuse()], [Next::Retry(BACKOFF.0), Next::Retry(BACKOFF.0 * 2)]);
         assert_eq!((0..10).map(|_| refuse()).last(), Some(Next::Retry(BACKOFF.1)));
         assert_eq!((letter.heard(Word::Lost, now), letter.step), (Next::Send, Step::Bury(Keep::All)));
-        letter.trail.attempts = 1;
         assert_eq!(letter.heard(Word::Apart("a gap".into()), now), Next::Send, "at once, too");
-        assert_eq!(letter.trail.attempts, 0, "by itself it was not tried");
         letter.heard(stored(), now);
         assert_eq!(
             letter.heard(Word::Refused("full".into()), now),

@@ -64,6 +64,12 @@ impl Window {
         self.places.push_back(Some(sent));
     }
 
+    /// Uses up the next number: something has it that is not waited for.
+    pub(super) fn skip(&mut self) {
+        self.places.push_back(None);
+        self.trim();
+    }
+
     /// What was sent under this number, unless it was taken before.
     pub(super) fn get(&self, number: u64) -> Option<&Sent> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
@@ -135,6 +141,11 @@ mod tests {
         assert_eq!(window.empty().len(), 1);
         assert_eq!((window.next(), window.len()), (4, 0));
         assert!(window.take(2).is_none(), "an old number stays without meaning");
+        window.skip();
+        assert_eq!((window.next(), window.len()), (5, 0));
+        window.put(letter("e"));
+        window.skip();
+        assert_eq!((window.next(), ids(window.take(5))), (7, vec!["e".to_owned()]));
     }
 
     #[test]

@@ -82,6 +82,7 @@ impl Word {
         let all = ack.batch == batch && ack.count == count as u64;
         Some(match Self::of_ack(&ack, stream) {
             _ if !ack.kind.is_empty() => Self::Apart(String::from_utf8_lossy(&message.payload).into_owned()),
+            _ if !ack.stream.is_empty() && ack.stream != stream => Self::Refused(taken_by(&ack, stream)),
             Self::TooLarge(why) => Self::Apart(why),
             Self::Refused(why) if ack.error.as_ref().map_or(ack.seq == 0, concerns_batches) => Self::Apart(why),
             Self::Stored(_) if !all => Self::Apart(format!("{} of {count} messages are stored", ack.count)),
@@ -99,9 +100,7 @@ impl Word {
             },
             PubAck { seq: 0, .. } => Self::Refused("the server's answer has no sequence".into()),
             ack if ack.stream.is_empty() => Self::Refused("the server's answer names no stream".into()),
-            ack if ack.stream != stream => {
-                Self::Refused(format!("stream {:?} took it, {stream:?} should have", ack.stream))
-            }
+            ack if ack.stream != stream => Self::Refused(taken_by(ack, stream)),
             PubAck { seq, duplicate: true, .. } => Self::Stored(Stored::Before(*seq)),
             _ => Self::Stored(Stored::Now),
         }
@@ -125,6 +124,10 @@ impl Word {
             Self::Apart(_) => Some("unconfirmed"),
         }
     }
+}
+
+fn taken_by(ack: &PubAck<'_>, stream: &str) -> String {
+    format!("stream {:?} took it, {stream:?} should have", ack.stream)
 }
 
 fn unreadable(error: &serde_json::Error) -> String {
@@ -209,10 +212,9 @@ mod tests {
             // One is missing, and what was behind it was not taken.
             r#"{"type":"gap","last_seq":2,"seq":3}"#,
             r#"{"stream":"S","seq":7,"batch":"w7","count":1}"#,
-            // Of another bundle; of a server that knows none; of the first message, which is stored already.
+            // Of another bundle; of a server that knows none.
             r#"{"stream":"S","seq":9,"batch":"w8","count":3}"#,
             r#"{"stream":"S","seq":9}"#,
-            r#"{"stream":"S","seq":9,"duplicate":true,"batch":"w7","count":1}"#,
             // About bundles; about one message of it.
             r#"{"error":{"code":400,"err_code":10205,"description":"batch publish is disabled"},"stream":"S","seq":0}"#,
             r#"{"error":{"code":400,"err_code":10208,"description":"batch publish ID unknown"},"stream":"S","seq":0}"#,
@@ -227,6 +229,7 @@ mod tests {
     fn what_is_said_of_the_stream_holds_for_all_that_was_sent_together() {
         for payload in [
             r#"{"stream":"T","seq":9,"batch":"w7","count":3}"#,
+            r#"{"error":{"code":400,"err_code":10205,"description":"batch publish is disabled"},"stream":"T","seq":0}"#,
             r#"{"error":{"code":503,"err_code":10077,"description":"maximum messages exceeded"},"stream":"S","seq":0}"#,
         ] {
             assert!(matches!(together(payload), Some(Word::Refused(_))), "{payload}: {:?}", together(payload));

@@ -13,7 +13,7 @@ pub struct Health {
     pub link: watch::Sender<Link>,
     /// Jobs are being pulled. Written by the intake task.
     pub pulling: AtomicBool,
-    /// The end was announced. Written by the main thread.
+    /// The end was announced. Written by the app.
     pub draining: AtomicBool,
     /// Jobs accepted and not settled. Written by the intake task.
     pub in_flight: AtomicUsize,
@@ -32,7 +32,7 @@ pub struct Health {
     pub refusing: watch::Sender<BTreeMap<String, String>>,
     /// What the server says of each consumer. Written by the lag task.
     pub lags: watch::Sender<Vec<Lag>>,
-    /// Why the process is about to end by itself. Written once by the main thread.
+    /// Why the process is about to end by itself. Written once by the app.
     pub failed: OnceLock<String>,
 }
 
