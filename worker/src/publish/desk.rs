@@ -13,7 +13,7 @@ use super::bundle::{self, Bundle, Together};
 use super::encode::{self, Heads};
 use super::end::Teller;
 use super::letter::{Letter, Next, Step};
-use super::window::{Sent, Window};
+use super::window::{Parcel, Window};
 use super::word::Word;
 use crate::link::{Current, Inbox};
 use crate::message::Outcome;
@@ -26,7 +26,7 @@ pub(super) struct Desk {
     inbox: Inbox,
     teller: Teller,
     heads: Heads,
-    /// Sent, and the server has not spoken.
+    /// Parcel, and the server has not spoken.
     window: Window,
     /// To be sent again, each at its time.
     resting: Vec<(Instant, Box<Letter>)>,
@@ -100,8 +100,8 @@ impl Desk {
         let word = match self.window.get(number) {
             // Of a letter that was sent again meanwhile: its dedup id has the server say the same once more.
             None => return,
-            Some(Sent::Letter(letter)) => Some(Word::read(message, letter.stream(&self.teller.names))),
-            Some(Sent::Bundle(bundle)) => bundle.read(message, &self.teller.names.results),
+            Some(Parcel::Letter(letter)) => Some(Word::read(message, letter.stream(&self.teller.names))),
+            Some(Parcel::Bundle(bundle)) => bundle.read(message, &self.teller.names.results),
         };
         if let Some((word, sent)) = word.and_then(|word| Some((word, self.window.take(number)?))) {
             self.judge_all(sent, word, now).await;
@@ -141,7 +141,7 @@ impl Desk {
         }
         for sent in self.window.overdue(now) {
             let why = "the server does not answer".to_owned();
-            let word = if matches!(sent, Sent::Bundle(_)) { Word::Apart(why) } else { Word::Refused(why) };
+            let word = if matches!(sent, Parcel::Bundle(_)) { Word::Apart(why) } else { Word::Refused(why) };
             self.judge_all(sent, word, now).await;
         }
         let due: Vec<_> = self.resting.extract_if(.., |(at, _)| *at <= now).collect();
@@ -150,10 +150,10 @@ impl Desk {
         }
     }
 
-    async fn judge_all(&mut self, sent: Sent, word: Word, now: Instant) {
+    async fn judge_all(&mut self, sent: Parcel, word: Word, now: Instant) {
         match (&sent, &word) {
-            (Sent::Bundle(_), Word::Apart(why)) => self.together.failed(why, now),
-            (Sent::Bundle(_), Word::Stored(_)) => self.together.succeeded(),
+            (Parcel::Bundle(_), Word::Apart(why)) => self.together.failed(why, now),
+            (Parcel::Bundle(_), Word::Stored(_)) => self.together.succeeded(),
             _ => {}
         }
         for letter in sent.into_letters() {
@@ -218,7 +218,7 @@ impl Desk {
         let reply = [&self.inbox.prefix, ".", itoa::Buffer::new().format(number)].concat();
         match publish(&self.inbox.client, message, reply).await {
             Ok(()) => {
-                self.window.put(Sent::Letter(letter));
+                self.window.put(Parcel::Letter(letter));
                 None
             }
             Err(error) => Some((letter, Word::of_client(&error))),
@@ -238,7 +238,7 @@ impl Desk {
                 return self.leave_off(bundle, place, &error, now).await;
             }
         }
-        self.window.put(Sent::Bundle(bundle));
+        self.window.put(Parcel::Bundle(bundle));
     }
 
     /// The client did not take the letter at this place of a bundle, which the server will not confirm for that.

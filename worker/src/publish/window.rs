@@ -9,14 +9,14 @@ const PATIENCE: Duration = Duration::from_secs(5);
 
 /// What was sent under one number.
 #[derive(Debug)]
-pub(super) enum Sent {
+pub(super) enum Parcel {
     /// One message.
     Letter(Box<Letter>),
     /// Messages that the server confirms together.
     Bundle(Bundle),
 }
 
-impl Sent {
+impl Parcel {
     fn len(&self) -> usize {
         self.letters().len()
     }
@@ -44,7 +44,7 @@ impl Sent {
 pub(super) struct Window {
     /// Number of the first place.
     first: u64,
-    places: VecDeque<Option<Sent>>,
+    places: VecDeque<Option<Parcel>>,
     /// Letters in them.
     taken: usize,
 }
@@ -59,7 +59,7 @@ impl Window {
         self.first + self.places.len() as u64
     }
 
-    pub(super) fn put(&mut self, sent: Sent) {
+    pub(super) fn put(&mut self, sent: Parcel) {
         self.taken += sent.len();
         self.places.push_back(Some(sent));
     }
@@ -71,13 +71,13 @@ impl Window {
     }
 
     /// What was sent under this number, unless it was taken before.
-    pub(super) fn get(&self, number: u64) -> Option<&Sent> {
+    pub(super) fn get(&self, number: u64) -> Option<&Parcel> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
         self.places.get(place)?.as_ref()
     }
 
     /// Takes it out.
-    pub(super) fn take(&mut self, number: u64) -> Option<Sent> {
+    pub(super) fn take(&mut self, number: u64) -> Option<Parcel> {
         let place = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let sent = self.places.get_mut(place)?.take()?;
         self.taken -= sent.len();
@@ -86,20 +86,20 @@ impl Window {
     }
 
     /// Those that have waited for too long.
-    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Sent> {
+    pub(super) fn overdue(&mut self, now: Instant) -> Vec<Parcel> {
         let is_overdue = |letter: &Letter| now.saturating_duration_since(letter.tried) >= PATIENCE;
         let overdue: Vec<_> = self
             .places
             .iter_mut()
             .map_while(|place| place.take_if(|sent| sent.letters().iter().all(|letter| is_overdue(letter))))
             .collect();
-        self.taken -= overdue.iter().map(Sent::len).sum::<usize>();
+        self.taken -= overdue.iter().map(Parcel::len).sum::<usize>();
         self.trim();
         overdue
     }
 
     /// All of them: nobody will speak of them any more.
-    pub(super) fn empty(&mut self) -> Vec<Sent> {
+    pub(super) fn empty(&mut self) -> Vec<Parcel> {
         self.first = self.next();
         self.taken = 0;
         self.places.drain(..).flatten().collect()
@@ -117,12 +117,12 @@ mod tests {
     use super::*;
     use crate::publish::letter::testing::refused;
 
-    fn letter(id: &str) -> Sent {
-        Sent::Letter(refused(id))
+    fn letter(id: &str) -> Parcel {
+        Parcel::Letter(refused(id))
     }
 
-    fn ids(sent: impl IntoIterator<Item = Sent>) -> Vec<String> {
-        sent.into_iter().flat_map(Sent::into_letters).map(|letter| letter.envelope.id).collect()
+    fn ids(sent: impl IntoIterator<Item = Parcel>) -> Vec<String> {
+        sent.into_iter().flat_map(Parcel::into_letters).map(|letter| letter.envelope.id).collect()
     }
 
     #[test]
@@ -152,10 +152,10 @@ mod tests {
     fn a_bundle_has_one_number_and_counts_as_its_letters() {
         let mut window = Window::default();
         window.put(letter("a"));
-        window.put(Sent::Bundle(Bundle::new("w1".into(), ["b", "c", "d"].map(refused).into())));
+        window.put(Parcel::Bundle(Bundle::new("w1".into(), ["b", "c", "d"].map(refused).into())));
         assert_eq!((window.next(), window.len()), (2, 4));
         assert_eq!((ids(window.take(1)), window.len()), (["b", "c", "d"].map(str::to_owned).into(), 1));
-        window.put(Sent::Bundle(Bundle::new("w2".into(), ["e", "f"].map(refused).into())));
+        window.put(Parcel::Bundle(Bundle::new("w2".into(), ["e", "f"].map(refused).into())));
         assert_eq!((ids(window.empty()), window.len()), (["a", "e", "f"].map(str::to_owned).into(), 0));
     }
 
@@ -167,9 +167,9 @@ mod tests {
             letter.tried = now - PATIENCE * age;
             letter
         };
-        window.put(Sent::Letter(aged(2)));
-        window.put(Sent::Bundle(Bundle::new("w1".into(), vec![aged(1), aged(1)])));
-        window.put(Sent::Letter(aged(0)));
+        window.put(Parcel::Letter(aged(2)));
+        window.put(Parcel::Bundle(Bundle::new("w1".into(), vec![aged(1), aged(1)])));
+        window.put(Parcel::Letter(aged(0)));
         assert_eq!((ids(window.overdue(now)).len(), window.len()), (3, 1));
         assert!(window.take(2).is_some());
     }

@@ -66,7 +66,7 @@ impl Word {
     }
 
     /// Reads the server's answer to one of `count` messages that were sent together, under this name. `None` if there will be
-    /// another: the last one tells how many are stored. Whatever is not clear has each sent by itself, which the dedup ids make
+    /// another: the last one tells how many the server took, after a word about each that it could not store. Whatever is not clear has each sent by itself, which the dedup ids make
     /// harmless.
     pub(super) fn read_together(message: &Message, stream: &str, batch: &str, count: usize) -> Option<Self> {
         if message.status.is_some() {
@@ -85,7 +85,7 @@ impl Word {
             _ if !ack.stream.is_empty() && ack.stream != stream => Self::Refused(taken_by(&ack, stream)),
             Self::TooLarge(why) => Self::Apart(why),
             Self::Refused(why) if ack.error.as_ref().map_or(ack.seq == 0, concerns_batches) => Self::Apart(why),
-            Self::Stored(_) if !all => Self::Apart(format!("{} of {count} messages are stored", ack.count)),
+            Self::Stored(_) if !all => Self::Apart(format!("{} of {count} messages were taken", ack.count)),
             word => word,
         })
     }
