@@ -70,6 +70,8 @@ pub struct JobHeaders<'a> {
     pub no_dead_letter: bool,
     /// The sender's trace; `None` also where the header is malformed, which is no fault, as W3C asks.
     pub trace: Option<TraceContext>,
+    /// There is a `tracestate` or `baggage` to be passed on.
+    pub passes_on: bool,
     /// The first header that is invalid.
     pub fault: Option<InvalidHeader>,
 }
@@ -78,21 +80,62 @@ impl<'a> JobHeaders<'a> {
     /// The reply token of jobs that name none.
     pub const DEFAULT_REPLY: &'static str = "all";
 
-    /// Reads the headers through `get`, which looks up one name.
-    pub fn parse(get: impl Fn(&str) -> Option<&'a str>) -> Self {
+    /// Reads headers, names and values in any order.
+    pub fn parse(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let given = Given::of(headers);
         let mut fault = None;
-        let trace = get(name::TRACEPARENT).or_else(|| get("Traceparent")).and_then(TraceContext::parse);
         Self {
-            job_id: read(&get, name::JOB_ID, check_id, &mut fault),
+            job_id: read(given.job_id, name::JOB_ID, check_id, &mut fault),
             // Another program's deduplication id may be anything; as a label it has to be presentable.
-            msg_id: get(name::MSG_ID).and_then(|id| check_id(id).ok()),
-            reply: read(&get, name::REPLY, token, &mut fault),
-            timeout: read(&get, name::TIMEOUT_MS, timeout, &mut fault),
-            version: read(&get, name::VERSION, token, &mut fault),
-            no_dead_letter: read(&get, name::DEAD_LETTER, none, &mut fault).is_some(),
-            trace,
+            msg_id: given.msg_id.and_then(|id| check_id(id).ok()),
+            reply: read(given.reply, name::REPLY, token, &mut fault),
+            timeout: read(given.timeout, name::TIMEOUT_MS, timeout, &mut fault),
+            version: read(given.version, name::VERSION, token, &mut fault),
+            no_dead_letter: read(given.dead_letter, name::DEAD_LETTER, none, &mut fault).is_some(),
+            trace: given.traceparent.or(given.capital_traceparent).and_then(TraceContext::parse),
+            passes_on: given.passes_on,
             fault,
         }
+    }
+}
+
+/// The values that are of use, found on one walk: to look up each name in the client's table would hash it.
+#[derive(Default)]
+struct Given<'a> {
+    job_id: Option<&'a str>,
+    msg_id: Option<&'a str>,
+    reply: Option<&'a str>,
+    timeout: Option<&'a str>,
+    version: Option<&'a str>,
+    dead_letter: Option<&'a str>,
+    traceparent: Option<&'a str>,
+    /// `Traceparent`, as libraries for HTTP write it.
+    capital_traceparent: Option<&'a str>,
+    passes_on: bool,
+}
+
+impl<'a> Given<'a> {
+    fn of(headers: impl IntoIterator<Item = (&'a str, &'a str)>) -> Self {
+        let mut given = Self::default();
+        for (name, value) in headers {
+            let place = match name {
+                name::JOB_ID => &mut given.job_id,
+                name::MSG_ID => &mut given.msg_id,
+                name::REPLY => &mut given.reply,
+                name::TIMEOUT_MS => &mut given.timeout,
+                name::VERSION => &mut given.version,
+                name::DEAD_LETTER => &mut given.dead_letter,
+                name::TRACEPARENT => &mut given.traceparent,
+                "Traceparent" => &mut given.capital_traceparent,
+                name::TRACESTATE | name::BAGGAGE => {
+                    given.passes_on = true;
+                    continue;
+                }
+                _ => continue,
+            };
+            place.get_or_insert(value);
+        }
+        given
     }
 }
 
@@ -100,12 +143,12 @@ impl<'a> JobHeaders<'a> {
 type Limit = &'static str;
 
 fn read<'a, T>(
-    get: &impl Fn(&str) -> Option<&'a str>,
+    value: Option<&'a str>,
     name: &'static str,
     parse: impl Fn(&'a str) -> Result<T, Limit>,
     fault: &mut Option<InvalidHeader>,
 ) -> Option<T> {
-    let value = get(name)?;
+    let value = value?;
     match parse(value) {
         Ok(parsed) => Some(parsed),
         Err(limit) => {
@@ -143,7 +186,7 @@ mod tests {
     use super::*;
 
     fn parse(pairs: &[(&'static str, &'static str)]) -> JobHeaders<'static> {
-        JobHeaders::parse(|name| pairs.iter().find(|(n, _)| *n == name).map(|(_, v)| *v))
+        JobHeaders::parse(pairs.iter().copied())
     }
 
     #[test]
@@ -176,6 +219,22 @@ mod tests {
     fn what_is_beside_a_fault_is_still_read() {
         let headers = parse(&[(name::TIMEOUT_MS, "soon"), (name::JOB_ID, "j"), (name::REPLY, "r")]);
         assert_eq!((headers.job_id, headers.reply.unwrap().as_str()), (Some("j"), "r"));
+    }
+
+    #[test]
+    fn the_first_fault_is_the_same_in_any_order_and_of_two_values_the_first_counts() {
+        let mut pairs = [(name::REPLY, "a.b"), (name::TIMEOUT_MS, "soon"), (name::MSG_ID, "m")];
+        let there = parse(&pairs);
+        pairs.reverse();
+        assert_eq!((&there, there.fault.as_ref().unwrap().name), (&parse(&pairs), name::REPLY));
+        assert_eq!(parse(&[(name::JOB_ID, "first"), (name::JOB_ID, "second")]).job_id, Some("first"));
+    }
+
+    #[test]
+    fn what_travels_with_a_trace_is_noticed_and_nothing_else() {
+        let passes_on = |name| parse(&[(name::MSG_ID, "m"), (name, "x")]).passes_on;
+        assert!(passes_on(name::TRACESTATE) && passes_on(name::BAGGAGE));
+        assert!(!passes_on(name::TRACEPARENT) && !passes_on("Baggage"));
     }
 
     #[test]

@@ -97,7 +97,7 @@ fn default_job_id<'a>(get: &impl Fn(&str) -> Option<&'a str>, stream: &str, sequ
     if get(name::JOB_ID).is_some() {
         return None;
     }
-    let headers = JobHeaders::parse(|header| get(if header == name::MSG_ID { dead::ORIGINAL_MSG_ID } else { header }));
+    let headers = JobHeaders::parse(get(dead::ORIGINAL_MSG_ID).map(|id| (name::MSG_ID, id)));
     Some(headers.msg_id.map_or_else(|| format!("{stream}.{sequence}"), str::to_owned))
 }
 

@@ -45,32 +45,54 @@ impl TraceContext {
 /// The `traceparent` header, version 00.
 impl fmt::Display for TraceContext {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // By table, not by padded formatting of numbers: this is written once for each job.
         let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
         for (start, bytes) in [(3, &self.trace_id[..]), (36, &self.span_id[..]), (53, &[self.flags][..])] {
             for (pair, byte) in text[start..].as_chunks_mut::<2>().0.iter_mut().zip(bytes) {
-                *pair = [b"0123456789abcdef"[usize::from(byte >> 4)], b"0123456789abcdef"[usize::from(byte & 15)]];
+                *pair = PAIRS[usize::from(*byte)];
             }
         }
         f.write_str(std::str::from_utf8(&text).expect("hex digits and dashes are ASCII"))
     }
 }
 
-fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
-    let mut out = [0; N];
-    for (byte, pair) in out.iter_mut().zip(text.as_chunks::<2>().0) {
-        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
-    }
-    Some(out)
-}
+// By tables: a context is read and written once for each job, where digits one by one show in profiles.
 
-/// The specification allows lower case only.
-fn digit(c: u8) -> Option<u8> {
-    match c {
-        b'0'..=b'9' => Some(c - b'0'),
-        b'a'..=b'f' => Some(c - b'a' + 10),
-        _ => None,
+/// In the order of their values. The specification allows lower case only.
+const DIGITS: [u8; 16] = *b"0123456789abcdef";
+
+/// Of a byte that is no digit: more than any value.
+const NONE: u8 = 0xff;
+
+/// The value of each byte as a digit.
+const VALUES: [u8; 256] = {
+    let mut values = [NONE; 256];
+    let mut value = 0;
+    while value < DIGITS.len() {
+        values[DIGITS[value] as usize] = value as u8;
+        value += 1;
     }
+    values
+};
+
+/// Each byte in digits.
+const PAIRS: [[u8; 2]; 256] = {
+    let mut pairs = [[0; 2]; 256];
+    let mut byte = 0;
+    while byte < pairs.len() {
+        pairs[byte] = [DIGITS[byte >> 4], DIGITS[byte & 15]];
+        byte += 1;
+    }
+    pairs
+};
+
+fn hex<const N: usize>(text: &[u8]) -> Option<[u8; N]> {
+    let (mut out, mut seen) = ([0; N], 0);
+    for (byte, pair) in out.iter_mut().zip(text.as_chunks::<2>().0) {
+        let [high, low] = pair.map(|digit| VALUES[usize::from(digit)]);
+        seen |= high | low;
+        *byte = high << 4 | low;
+    }
+    (usize::from(seen) < DIGITS.len()).then_some(out)
 }
 
 #[cfg(test)]
@@ -95,6 +117,10 @@ mod tests {
         let upper = EXAMPLE.to_uppercase();
         let longer = format!("{EXAMPLE}-x");
         let forbidden = EXAMPLE.replacen("00", "ff", 1);
+        // A digit's neighbours in ASCII, in each place of a pair.
+        let no_digits =
+            ["/a", "a/", ":a", "a:", "`a", "a`", "ga", "ag", "\u{e9}"].map(|pair| EXAMPLE.replacen("0a", pair, 1));
+        assert!(no_digits.iter().all(|bad| bad.len() == 55 && TraceContext::parse(bad).is_none()), "{no_digits:?}");
         for bad in ["", "00", &zero_trace, &zero_span, &upper, &longer, &forbidden, &EXAMPLE[..54]] {
             assert_eq!(TraceContext::parse(bad), None, "{bad}");
         }

@@ -44,6 +44,7 @@ struct Address {
     /// The sender's place in its trace.
     parent: Option<TraceContext>,
     no_dead_letter: bool,
+    passes_on: bool,
 }
 
 /// From this delivery on, a job that was not answered in time runs alone. The second may be the end of a drain, whoever
@@ -71,16 +72,16 @@ impl Redelivery {
 impl Decoder {
     /// Reads one delivery. `now` is the wall clock.
     pub fn decode(&self, delivery: Delivery, now: OffsetDateTime) -> Result<Job, Box<Outcome>> {
-        // The body is borrowed from here while the delivery itself moves into the envelope.
-        let payload = delivery.origin.payload.clone();
+        let payload = &delivery.origin.payload;
         let mut headers = read_headers(delivery.origin.headers.as_ref());
         let body = match headers.fault.take() {
             Some(fault) => Err(fault.into()),
-            None => JobBody::decode(&payload, self.max_bytes),
+            None => JobBody::decode(payload, self.max_bytes),
         };
         let body_id = body.as_ref().ok().and_then(|body| body.id);
         let (version, timeout) = (headers.version.take(), headers.timeout);
         let address = self.address(headers, body_id, delivery.origin.sequence);
+        let content = body.map(|body| Content::of(body, payload));
         let envelope = self.envelope(delivery, now, address);
         let (received, deliveries) = (envelope.origin.received, envelope.origin.deliveries);
         let is_suspect = match envelope.origin.suspicion {
@@ -95,9 +96,11 @@ impl Decoder {
             return Err(Outcome::refused(envelope, None, ErrorCode::Quarantined, text).into());
         }
         let deadline = timeout.map(|timeout| deadline(&envelope, timeout));
-        match (body, deadline) {
+        match (content, deadline) {
             (_, Some(deadline)) if deadline <= received => Err(Outcome::expired(envelope, deadline, received).into()),
-            (Ok(body), _) => Ok(Job { is_suspect, ..job(envelope, version, body, &payload, deadline) }),
+            (Ok(Content { rows, inputs, outputs }), _) => {
+                Ok(Job { envelope, version, deadline, rows, inputs, outputs, is_suspect })
+            }
             (Err(error), _) => Err(refused(envelope, &error).into()),
         }
     }
@@ -117,6 +120,7 @@ impl Decoder {
             reply: headers.reply.unwrap_or_else(|| DEFAULT_REPLY.clone()),
             parent: headers.trace,
             no_dead_letter: headers.no_dead_letter,
+            passes_on: headers.passes_on,
         }
     }
 
@@ -124,12 +128,13 @@ impl Decoder {
         &self,
         Delivery { ticket, origin }: Delivery,
         now: OffsetDateTime,
-        Address { id, reply, parent, no_dead_letter }: Address,
+        Address { id, reply, parent, no_dead_letter, passes_on }: Address,
     ) -> Box<Envelope> {
         let mut envelope = Box::new(Envelope {
             id,
             reply,
             no_dead_letter,
+            passes_on,
             trace: self.tracing.join(parent),
             in_stream: Duration::try_from(now - origin.published).unwrap_or_default(),
             marks: Marks { decoded: Instant::now(), queued: None, sealed: None, ran: None },
@@ -177,11 +182,8 @@ impl Decoder {
 }
 
 fn read_headers(headers: Option<&HeaderMap>) -> JobHeaders<'_> {
-    // One walk through the map instead of one for each name.
-    let pairs = headers.into_iter().flat_map(HeaderMap::iter);
-    let pairs = pairs.filter_map(|(name, values)| Some((name.as_ref(), values.first()?.as_str())));
-    let pairs: Vec<(&str, &str)> = pairs.collect();
-    JobHeaders::parse(|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| *value))
+    let headers = headers.into_iter().flat_map(HeaderMap::iter);
+    JobHeaders::parse(headers.filter_map(|(name, values)| Some((name.as_ref(), values.first()?.as_str()))))
 }
 
 fn refused(envelope: Box<Envelope>, error: &InvalidJob) -> Outcome {
@@ -201,31 +203,27 @@ fn deadline(envelope: &Envelope, timeout: Duration) -> Instant {
     }
 }
 
-fn job(
-    envelope: Box<Envelope>,
-    version: Option<Token>,
-    body: JobBody<'_>,
-    payload: &Bytes,
-    deadline: Option<Instant>,
-) -> Job {
-    let rows = body.rows();
-    let inputs = body.inputs.into_iter().map(|input| Input {
-        name: payload.slice_ref(input.name.as_bytes()),
-        datatype: input.datatype,
-        shape: input.shape,
-        data: match input.data {
-            Cow::Borrowed(data) => payload.slice_ref(data),
-            Cow::Owned(data) => data.into(),
-        },
-    });
-    Job {
-        inputs: inputs.collect(),
-        outputs: body.outputs.map(|names| names.into_iter().map(str::to_owned).collect()),
-        is_suspect: false,
-        version,
-        envelope,
-        deadline,
-        rows,
+/// What a body holds, borrowed no more.
+struct Content {
+    rows: usize,
+    inputs: Vec<Input>,
+    outputs: Option<Vec<String>>,
+}
+
+impl Content {
+    fn of(body: JobBody<'_>, payload: &Bytes) -> Self {
+        let rows = body.rows();
+        let inputs = body.inputs.into_iter().map(|input| Input {
+            name: payload.slice_ref(input.name.as_bytes()),
+            datatype: input.datatype,
+            shape: input.shape,
+            data: match input.data {
+                Cow::Borrowed(data) => payload.slice_ref(data),
+                Cow::Owned(data) => data.into(),
+            },
+        });
+        let outputs = body.outputs.map(|names| names.into_iter().map(str::to_owned).collect());
+        Self { rows, inputs: inputs.collect(), outputs }
     }
 }
 

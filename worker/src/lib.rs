@@ -4,10 +4,12 @@
 //! Modules in the order a job meets them.
 
 // Rank 0: what stages say to each other.
+mod burst;
 mod cores;
 mod datatype;
 mod link;
 mod message;
+mod sequences;
 pub mod settings;
 mod shutdown;
 mod signals;

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use gristmill_engine::{InputSpec, Part, Signature};
 use gristmill_schemas::{ErrorCode, Token};
+use rustc_hash::FxBuildHasher;
 
 use crate::datatype;
 use crate::message::{Input, Job, Outcome, RoutedJob, Served, Tails};
@@ -12,9 +13,12 @@ use crate::message::{Input, Job, Outcome, RoutedJob, Served, Tails};
 /// The models of this worker. Written by the registry, read by the batch task.
 #[derive(Debug, Default)]
 pub struct Routes {
-    /// By name; the versions, the default one first.
-    pub models: HashMap<Token, Vec<Arc<Served>>>,
+    /// By name; the versions, the default one first. No stranger chooses these names, so a fast hash will do.
+    pub models: Models,
 }
+
+/// See [`Routes`].
+pub type Models = HashMap<Token, Vec<Arc<Served>>, FxBuildHasher>;
 
 /// Why a job has no place to go.
 struct Refusal {

@@ -1,6 +1,5 @@
 //! Settle: owns the ack subject of every open delivery, keeps the open ones alive, and answers the server.
 
-use std::collections::HashMap;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::AckKind;
@@ -9,11 +8,12 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use gristmill_ledger::Slot;
-use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
+use crate::burst;
 use crate::link::Current;
+use crate::sequences::BySequence;
 use crate::telemetry::{Count, Link, Processing, Vitals};
 use crate::ticket::{Closed, Notice, Verdict};
 
@@ -44,15 +44,15 @@ pub struct Settler {
     pub vitals: Vitals,
 }
 
-/// By sequence: numbers that only the server gives, so a hash that resists chosen keys would be wasted.
-type OpenJobs = HashMap<u64, Open, FxBuildHasher>;
+type OpenJobs = BySequence<Open>;
 
 /// What the settle task knows.
 #[derive(Default)]
 struct Books {
     open: OpenJobs,
-    /// The barrier at the end.
-    last_ack: Option<Subject>,
+    /// The ack subject of the last job that was acknowledged, for the barrier at the end. A copy, as in [`crate::intake`]: to share each
+    /// one costs more.
+    last_ack: String,
     /// Closed since intake was last told.
     closed: Vec<Closed>,
 }
@@ -93,7 +93,7 @@ impl Settler {
                     }
                     if !books.closed.is_empty() {
                         // Intake may be gone: then nobody counts permits any more.
-                        let _ = self.closed.send(std::mem::take(&mut books.closed)).await;
+                        let _ = self.closed.send(burst::take(&mut books.closed)).await;
                     }
                 }
                 Some(()) = deletes.next() => {}
@@ -148,10 +148,11 @@ impl Settler {
         if is_swept && verdict != Verdict::GivenBack {
             return Some(Swept { sequence, advisory: ack });
         }
-        self.answer(client, ack.clone(), verdict).await;
         if verdict == Verdict::Done {
-            books.last_ack = Some(ack);
+            books.last_ack.clear();
+            books.last_ack.push_str(&ack);
         }
+        self.answer(client, ack, verdict).await;
         None
     }
 
@@ -204,10 +205,12 @@ impl Settler {
     }
 
     /// Waits until the server has taken the last acknowledgement, and with it all before it on this connection.
-    async fn confirm(&self, last_ack: Option<Subject>) {
-        let Some(ack) = last_ack else { return };
+    async fn confirm(&self, last_ack: String) {
+        if last_ack.is_empty() {
+            return;
+        }
         let client = self.nats.client();
-        let request = client.request(ack, AckKind::Ack.into());
+        let request = client.request(last_ack, AckKind::Ack.into());
         match tokio::time::timeout(BARRIER_TIMEOUT, request).await {
             Ok(Ok(_)) => {}
             Ok(Err(error)) => tracing::warn!(%error, "the last acknowledgement was not confirmed"),

@@ -1,5 +1,6 @@
 //! Rows of many jobs into one batch, and out again in the same order.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -22,14 +23,14 @@ pub struct Part {
 }
 
 /// What a job gets of a batch's outputs.
-#[derive(Debug, Clone, Copy)]
-pub struct Share<'a> {
+#[derive(Debug, Clone)]
+pub struct Share {
     /// Its rows.
     pub rows: usize,
     /// Its length: outputs are cut back to it.
     pub length: usize,
-    /// Indices of the outputs it wants, `None` for all.
-    pub wanted: Option<&'a [usize]>,
+    /// Indices of the outputs it wants, in the order wanted; `None` for all.
+    pub wanted: Option<Vec<usize>>,
 }
 
 /// The rows of many jobs behind each other, with what is shorter than the batch filled up: the one copy that tensor bytes make on
@@ -77,55 +78,83 @@ impl Inputs for Stack<'_> {
     }
 }
 
-/// Takes each job's rows out of a batch's outputs: one entry for each of `shares`, in order. Copies only what has to be cut back
-/// from `padded`, the length of the batch: free dimensions of an output that are as long as that are the jobs' own.
-///
-/// The caller has checked that every output has as many rows as the shares together, and that every output wanted is there.
-pub fn split<'a>(
-    specs: &[OutputSpec],
-    outputs: Vec<HostTensor>,
-    padded: Option<usize>,
-    shares: impl Iterator<Item = Share<'a>>,
-) -> Vec<Vec<RowSlice>> {
-    let outputs: Vec<Whole> =
-        specs.iter().zip(outputs).map(|(spec, output)| Whole::new(spec, output, padded)).collect();
-    let mut at = 0;
-    let of_job = |share: Share<'_>| {
-        let from = at;
-        at += share.rows;
-        let slice = |output: usize| outputs[output].rows(output, from, share);
-        match share.wanted {
-            Some(wanted) => wanted.iter().copied().map(slice).collect(),
-            None => (0..outputs.len()).map(slice).collect(),
-        }
-    };
-    shares.map(of_job).collect()
+/// The outputs of a batch, to be given out.
+#[derive(Debug)]
+pub struct Split {
+    outputs: Arc<[Whole]>,
+    /// Rows given out.
+    given: usize,
+}
+
+impl Split {
+    /// Of outputs that have as many rows as all shares together, and of which there are as many as `specs`: the caller has checked
+    /// that. What has to be cut back is so from `padded`, the length of the batch: free dimensions of an output that are as long as
+    /// that are the jobs' own.
+    pub fn new(specs: &[OutputSpec], outputs: Vec<HostTensor>, padded: Option<usize>) -> Self {
+        let outputs = specs.iter().zip(outputs).map(|(spec, output)| Whole::new(spec, output, padded)).collect();
+        Self { outputs, given: 0 }
+    }
+
+    /// The rows of the next job, in the order in which jobs were stacked. The outputs it wants are there: the caller has checked.
+    pub fn next(&mut self, share: Share) -> Rows {
+        let from = self.given;
+        self.given += share.rows;
+        Rows { outputs: Arc::clone(&self.outputs), from, share }
+    }
+}
+
+/// A job's rows of the outputs it wants. Shares the batch's outputs with its batch-mates: nothing is made for each on the
+/// engine's thread, which is the dear one, nor handed from there to another.
+#[derive(Debug, Clone)]
+pub struct Rows {
+    outputs: Arc<[Whole]>,
+    /// The first.
+    from: usize,
+    share: Share,
+}
+
+impl Rows {
+    /// Those of each output, in the order wanted. Copies only what has to be cut back.
+    pub fn slices(&self) -> impl ExactSizeIterator<Item = RowSlice<'_>> {
+        self.wanted().map(|output| self.outputs[output].rows(output, self.from, &self.share))
+    }
+
+    /// Their bytes, those included that are to be cut off.
+    pub fn bytes(&self) -> usize {
+        self.wanted().map(|output| self.outputs[output].row_bytes * self.share.rows).sum()
+    }
+
+    fn wanted(&self) -> impl ExactSizeIterator<Item = usize> {
+        let wanted = self.share.wanted.as_deref();
+        (0..wanted.map_or(self.outputs.len(), <[usize]>::len)).map(move |i| wanted.map_or(i, |wanted| wanted[i]))
+    }
 }
 
 /// One output of a batch, to be shared.
+#[derive(Debug)]
 struct Whole {
     dtype: Dtype,
-    tail: Arc<[usize]>,
+    tail: Vec<usize>,
     row_bytes: usize,
-    data: Bytes,
+    data: Vec<u8>,
     /// Dimensions behind the rows that are cut back to a job's length.
     cut: Vec<usize>,
 }
 
 impl Whole {
     fn new(spec: &OutputSpec, HostTensor { dtype, shape, data }: HostTensor, padded: Option<usize>) -> Self {
-        let tail: Arc<[usize]> = shape.get(1..).unwrap_or_default().into();
+        let tail = shape.get(1..).unwrap_or_default().to_vec();
         let is_cut = |dim: &usize| padded == Some(tail[*dim]) && spec.dims.get(*dim) == Some(&None);
         let cut = (0..tail.len()).filter(is_cut).collect();
-        Self { dtype, row_bytes: tail.iter().product::<usize>() * dtype.size(), cut, tail, data: data.into() }
+        Self { dtype, row_bytes: tail.iter().product::<usize>() * dtype.size(), cut, tail, data }
     }
 
-    fn rows(&self, output: usize, from: usize, Share { rows, length, .. }: Share<'_>) -> RowSlice {
-        let mut data = self.data.slice(from * self.row_bytes..(from + rows) * self.row_bytes);
-        let mut tail = Arc::clone(&self.tail);
+    fn rows(&self, output: usize, from: usize, &Share { rows, length, .. }: &Share) -> RowSlice<'_> {
+        let mut data = Cow::from(&self.data[from * self.row_bytes..(from + rows) * self.row_bytes]);
+        let mut tail = Cow::from(&self.tail);
         for &dim in self.cut.iter().filter(|dim| self.tail[**dim] > length) {
             data = crop(&data, self.dtype.size(), (rows, &tail), dim, length).into();
-            Arc::make_mut(&mut tail)[dim] = length;
+            tail.to_mut()[dim] = length;
         }
         RowSlice { output, dtype: self.dtype, rows, tail, data }
     }
@@ -177,14 +206,16 @@ mod tests {
             prop_assert!(batch.iter().all(|tensor| tensor.rows() == rows.iter().sum()));
             // Every third job wants but one output, its last.
             let last = [tails.len() - 1];
-            let wanted = |job: usize| job.is_multiple_of(3).then_some(&last[..]);
+            let wanted = |job: usize| job.is_multiple_of(3).then(|| last.to_vec());
             let shares = rows.iter().enumerate().map(|(job, &rows)| Share { rows, length: 1, wanted: wanted(job) });
-            let jobs = split(&signature.outputs, batch, None, shares);
-            for (job, (part, slices)) in parts.iter().zip(&jobs).enumerate() {
-                prop_assert_eq!(slices.len(), wanted(job).map_or(tails.len(), <[usize]>::len));
-                for slice in slices {
+            let mut split = Split::new(&signature.outputs, batch, None);
+            for (job, (part, share)) in parts.iter().zip(shares).enumerate() {
+                let rows = split.next(share);
+                prop_assert_eq!(rows.slices().len(), wanted(job).map_or(tails.len(), |wanted| wanted.len()));
+                prop_assert_eq!(rows.bytes(), rows.slices().map(|slice| slice.data.len()).sum::<usize>());
+                for slice in rows.slices() {
                     prop_assert_eq!((slice.rows, &slice.tail[..]), (part.rows, &tails[slice.output..=slice.output]));
-                    prop_assert_eq!(Some(&slice.data), part.inputs[slice.output].as_ref());
+                    prop_assert_eq!(Some(&*slice.data), part.inputs[slice.output].as_deref());
                 }
             }
         }
@@ -224,9 +255,11 @@ mod tests {
         assert_eq!(shorts(&batch[0].data), [1, 2, 3, 4, 5, 6, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10, -1, -1]);
         assert_eq!(shorts(&batch[1].data), [1, 1, 1, 1, 0, 0, 1, 0, 0]);
         let shares = parts.iter().map(|part| Share { rows: part.rows, length: part.length, wanted: None });
-        let jobs = split(&signature.outputs, vec![batch[0].clone()], Some(3), shares);
-        assert_eq!((&jobs[0][0].tail[..], shorts(&jobs[0][0].data)), (&[2, 3][..], vec![1, 2, 3, 4, 5, 6]));
-        assert_eq!((&jobs[1][0].tail[..], shorts(&jobs[1][0].data)), (&[2, 1][..], vec![7, 8, 9, 10]));
+        let mut split = Split::new(&signature.outputs, vec![batch[0].clone()], Some(3));
+        let jobs: Vec<Rows> = shares.map(|share| split.next(share)).collect();
+        let [first, second] = [0, 1].map(|job| jobs[job].slices().next().unwrap());
+        assert_eq!((&first.tail[..], shorts(&first.data)), (&[2, 3][..], vec![1, 2, 3, 4, 5, 6]));
+        assert_eq!((&second.tail[..], shorts(&second.data)), (&[2, 1][..], vec![7, 8, 9, 10]));
     }
 
     #[test]
@@ -242,8 +275,9 @@ mod tests {
         let shares = || parts.iter().map(|part| Share { rows: part.rows, length: 1, wanted: None });
         let outputs = output();
         let jobs = gristmill_steps::count(test, "splitting for 128 jobs", || {
-            split(&signature.outputs, outputs, None, shares())
+            let mut split = Split::new(&signature.outputs, outputs, None);
+            shares().map(|share| split.next(share)).collect::<Vec<_>>()
         });
-        assert_eq!(jobs.about(49_921).len(), 128);
+        assert_eq!(jobs.about(3315).len(), 128);
     }
 }

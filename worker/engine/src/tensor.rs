@@ -1,6 +1,4 @@
-use std::sync::Arc;
-
-use bytes::Bytes;
+use std::borrow::Cow;
 
 use crate::dtype::Dtype;
 use crate::engine::Inputs;
@@ -32,9 +30,9 @@ pub struct HostTensor {
     pub data: Vec<u8>,
 }
 
-/// Some rows of an output. Shares the batch's buffer with the slices of the batch-mates.
+/// Some rows of an output, borrowed from the batch's unless they had to be cut back.
 #[derive(Debug, Clone, PartialEq)]
-pub struct RowSlice {
+pub struct RowSlice<'a> {
     /// Index of the output in the signature.
     pub output: usize,
     /// Element type.
@@ -42,9 +40,9 @@ pub struct RowSlice {
     /// How many rows.
     pub rows: usize,
     /// Dimensions behind the rows.
-    pub tail: Arc<[usize]>,
+    pub tail: Cow<'a, [usize]>,
     /// `rows` x `tail` elements of `dtype`, little-endian.
-    pub data: Bytes,
+    pub data: Cow<'a, [u8]>,
 }
 
 impl HostTensor {

@@ -15,14 +15,20 @@ const FILLING: usize = 10;
 /// Takes the next batch out of a queue. `worth`: filling of this many elements costs no more than another run does.
 pub(super) fn fill<J>(queue: &mut Queue<J>, limits: &Limits, order: [Lane; 2], worth: usize) -> Vec<Waiting<J>> {
     let mut room = Room { limits: *limits, worth, rows: 0, length: 0, step: 0, fixed: 0, real: 0 };
-    let mut taken = Vec::new();
+    let mut taken = Vec::with_capacity(queue.jobs().min(limits.max_rows));
     for lane in order {
         room.limits.max_elements = limits.most_elements(lane);
         let jobs = &mut queue.lanes[lane as usize];
         while let Some(length) = next(jobs, &room) {
-            let Some(waiting) = jobs.pop(length) else { break };
-            room.admit(&waiting.facts);
-            taken.push(waiting);
+            // Behind it those of the batch's own length: nothing has to be filled in for them, so none is cheaper.
+            let mut is_found = true;
+            jobs.take(length, &mut taken, |facts| {
+                let joins = std::mem::take(&mut is_found) || (length == room.length && room.fits(facts));
+                if joins {
+                    room.admit(facts);
+                }
+                joins
+            });
         }
     }
     taken.iter().for_each(|waiting| queue.remove(&waiting.facts));

@@ -134,6 +134,8 @@ pub struct Closed<K, J> {
 pub struct Former<K, J> {
     limits: Limits,
     queues: HashMap<K, Queue<J>>,
+    /// Empty, for the next shape that comes.
+    spare: Queue<J>,
     suspects: VecDeque<(K, Waiting<J>)>,
     /// What the device's memory was found to hold. Lowered and raised by the batch task.
     pub ceilings: Ceilings<K>,
@@ -153,6 +155,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
         Self {
             limits,
             queues,
+            spare: Queue::default(),
             suspects,
             ceilings,
             pace,
@@ -193,7 +196,8 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
             let at = self.suspects.partition_point(|(_, other)| other.facts.suspect <= facts.suspect);
             return self.suspects.insert(at, (key, Waiting { job, facts, since: now }));
         }
-        self.queues.entry(key).or_default().push(Waiting { job, facts, since: now });
+        let queue = self.queues.entry(key).or_insert_with(|| std::mem::take(&mut self.spare));
+        queue.push(Waiting { job, facts, since: now });
     }
 
     /// Takes out the jobs whose deadline has passed.
@@ -300,6 +304,8 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
             queue.is_closing = false;
             queue.recall();
             self.queues.insert(key.clone(), queue);
+        } else {
+            self.spare = queue.reused();
         }
         Closed { key, jobs, reason, most }
     }

@@ -11,7 +11,11 @@ use crate::telemetry::CloseReason;
 /// Jobs of one lane, by length; those of a length in the order in which they came. A model that fills nothing up has all of
 /// them under one length.
 #[derive(Debug)]
-pub(super) struct Jobs<J>(BTreeMap<usize, VecDeque<Waiting<J>>>);
+pub(super) struct Jobs<J> {
+    by_length: BTreeMap<usize, VecDeque<Waiting<J>>>,
+    /// Empty, for the next length that comes: where every batch empties its queue, none has to grow again.
+    spare: VecDeque<Waiting<J>>,
+}
 
 #[derive(Debug)]
 pub(super) struct Queue<J> {
@@ -37,45 +41,53 @@ pub(super) struct Waiting<J> {
 
 impl<J> Jobs<J> {
     fn push(&mut self, waiting: Waiting<J>) {
-        self.0.entry(waiting.facts.length).or_default().push_back(waiting);
+        let jobs = self.by_length.entry(waiting.facts.length).or_insert_with(|| std::mem::take(&mut self.spare));
+        jobs.push_back(waiting);
     }
 
     /// The first of a length, and how many jobs of it there are.
     pub(super) fn first(&self, length: usize) -> Option<(&Waiting<J>, usize)> {
-        let jobs = self.0.get(&length)?;
+        let jobs = self.by_length.get(&length)?;
         jobs.front().map(|first| (first, jobs.len()))
     }
 
-    /// Takes the first of a length.
-    pub(super) fn pop(&mut self, length: usize) -> Option<Waiting<J>> {
-        let jobs = self.0.get_mut(&length)?;
-        let first = jobs.pop_front();
-        if jobs.is_empty() {
-            self.0.remove(&length);
+    /// Takes the first of a length, one after another, while they are wanted.
+    pub(super) fn take(
+        &mut self,
+        length: usize,
+        taken: &mut Vec<Waiting<J>>,
+        mut is_wanted: impl FnMut(&Facts) -> bool,
+    ) {
+        let Some(jobs) = self.by_length.get_mut(&length) else { return };
+        while let Some(first) = jobs.pop_front_if(|first| is_wanted(&first.facts)) {
+            taken.push(first);
         }
-        first
+        if jobs.is_empty() {
+            self.spare = self.by_length.remove(&length).unwrap_or_default();
+        }
     }
 
     /// Of the job that has waited longest, its length and since when.
     pub(super) fn oldest(&self) -> Option<(usize, Instant)> {
-        let firsts = self.0.iter().filter_map(|(length, jobs)| Some((*length, jobs.front()?.since)));
+        let firsts = self.by_length.iter().filter_map(|(length, jobs)| Some((*length, jobs.front()?.since)));
         firsts.min_by_key(|(_, since)| *since)
     }
 
     /// The lengths next to this one that wait: up to it, and above it.
     pub(super) fn around(&self, length: usize) -> [Option<usize>; 2] {
         let key = |(length, _): (&usize, &VecDeque<Waiting<J>>)| *length;
-        [self.0.range(..=length).next_back().map(key), self.0.range(length + 1..).next().map(key)]
+        let up_to_it = self.by_length.range(..=length).next_back();
+        [up_to_it.map(key), self.by_length.range(length + 1..).next().map(key)]
     }
 
     fn iter(&self) -> impl Iterator<Item = &Waiting<J>> {
-        self.0.values().flatten()
+        self.by_length.values().flatten()
     }
 
     /// Takes out those whose deadline has passed.
     fn take_expired(&mut self, now: Instant) -> Vec<(Waiting<J>, Instant)> {
         let mut expired = Vec::new();
-        for jobs in self.0.values_mut() {
+        for jobs in self.by_length.values_mut() {
             for waiting in std::mem::take(jobs) {
                 match waiting.facts.deadline {
                     Some(deadline) if deadline <= now => expired.push((waiting, deadline)),
@@ -83,19 +95,29 @@ impl<J> Jobs<J> {
                 }
             }
         }
-        self.0.retain(|_, jobs| !jobs.is_empty());
+        self.by_length.retain(|_, jobs| !jobs.is_empty());
         expired
     }
 }
 
 impl<J> Default for Queue<J> {
     fn default() -> Self {
-        let lanes = [Jobs(BTreeMap::new()), Jobs(BTreeMap::new())];
+        let lanes = [(); 2].map(|()| Jobs { by_length: BTreeMap::new(), spare: VecDeque::new() });
         Self { lanes, rows: [0; 2], jobs: [0; 2], elements: [0; 2], is_closing: false, deadline: None, halfway: None }
     }
 }
 
 impl<J> Queue<J> {
+    /// As new, for jobs of any shape. It is empty.
+    pub(super) fn reused(self) -> Self {
+        Self { lanes: self.lanes, ..Self::default() }
+    }
+
+    /// In both lanes.
+    pub(super) fn jobs(&self) -> usize {
+        self.jobs.iter().sum()
+    }
+
     fn oldest(&self) -> Instant {
         let oldest = self.lanes.iter().filter_map(Jobs::oldest).map(|(_, since)| since);
         oldest.min().expect("an empty queue is removed")
@@ -108,7 +130,7 @@ impl<J> Queue<J> {
 
     /// Whether there is enough for a whole batch: another job of the usual size would not fit.
     pub(super) fn is_full(&self, limits: &Limits) -> bool {
-        let jobs = self.jobs.iter().sum::<usize>().max(1);
+        let jobs = self.jobs().max(1);
         let with_one_more = |sum: usize| sum.saturating_add(sum / jobs);
         let [online, bulk] = self.elements.map(with_one_more);
         let most = if online == 0 { limits.bulk_elements } else { limits.max_elements };

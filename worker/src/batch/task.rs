@@ -4,6 +4,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
+use rustc_hash::FxBuildHasher;
 use tokio::sync::{mpsc, watch};
 use tokio::time::sleep_until;
 
@@ -53,7 +54,7 @@ impl Line {
 }
 
 /// By address of the model: a reloaded package is another model. The entry keeps the model, and so its address, alive.
-type Lines = HashMap<usize, (Arc<Served>, Line)>;
+type Lines = HashMap<usize, (Arc<Served>, Line), FxBuildHasher>;
 
 fn line<'a>(lines: &'a mut Lines, model: &Arc<Served>) -> &'a mut Line {
     let (_, line) = lines.entry(Arc::as_ptr(model).addr()).or_insert_with(|| (Arc::clone(model), Line::new(model)));
@@ -63,7 +64,7 @@ fn line<'a>(lines: &'a mut Lines, model: &Arc<Served>) -> &'a mut Line {
 impl Batcher {
     /// Runs until the inbox is closed, then gives back every job that has not started and lets the engines end.
     pub async fn run(mut self) {
-        let mut lines = Lines::new();
+        let mut lines = Lines::default();
         loop {
             let wake = self.dispatch(&mut lines).await;
             self.report(&lines);

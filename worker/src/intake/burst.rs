@@ -1,5 +1,6 @@
 use tokio::sync::mpsc;
 
+use crate::burst;
 use crate::message::{Job, Outcome};
 use crate::ticket::{Notice, Ticket};
 
@@ -37,8 +38,6 @@ impl Burst {
 
 async fn send<T>(to: &mpsc::Sender<Vec<T>>, list: &mut Vec<T>) {
     if !list.is_empty() {
-        // The next burst is likely to be of the same size.
-        let next = Vec::with_capacity(list.len());
-        drop(to.send(std::mem::replace(list, next)).await);
+        drop(to.send(burst::take(list)).await);
     }
 }

@@ -4,14 +4,13 @@
 //! the capacity. Within that each consumer has a window. Where that has room, it always has a small pull open, online consumers
 //! first, so that neither lane waits for the other to go quiet; what is left goes to consumers known to have more, online before bulk.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 use std::time::{Duration, Instant};
 
 use gristmill_schemas::Lane;
-use rustc_hash::FxBuildHasher;
 
 use super::consumer::{Consumer, Open};
+use crate::sequences::BySequence;
 use crate::ticket::Backlog;
 
 /// How long the server keeps a pull open. Short: it is also the longest that a drain waits for pulls to end.
@@ -55,7 +54,7 @@ pub struct Credit {
     /// Most jobs of all consumers asked for and open at present: small until this process was seen to survive them.
     proven: usize,
     /// Open jobs and the consumer each came from; `None` for those that a dead worker left.
-    open: HashMap<u64, Option<usize>, FxBuildHasher>,
+    open: BySequence<Option<usize>>,
     consumers: Vec<Consumer>,
     next_id: u64,
     /// Who is asked first next time: with few permits, everyone in turn.
@@ -72,7 +71,7 @@ impl Credit {
         Self {
             capacity,
             proven: start(&consumers),
-            open: HashMap::default(),
+            open: BySequence::default(),
             turn: 0,
             consumers,
             next_id: 0,

@@ -2,7 +2,6 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use async_nats::Subject;
 use gristmill_ledger::{Bookmark, Ledger, Slot};
 
 use crate::message::Consumer;
@@ -30,7 +29,11 @@ impl Journal {
         consumers: &[Arc<Consumer>],
         ack_wait: Duration,
     ) -> Self {
-        let of = |consumer: &Arc<Consumer>| Reached { furthest: None, bookmark: bookmarks.remove(&*consumer.name) };
+        let of = |consumer: &Arc<Consumer>| Reached {
+            furthest: None,
+            ack: String::new(),
+            bookmark: bookmarks.remove(&*consumer.name),
+        };
         let reached = consumers.iter().map(of).collect();
         // Of models that are not served here any more.
         bookmarks.into_values().for_each(Bookmark::clear);
@@ -38,7 +41,7 @@ impl Journal {
     }
 
     /// Enters a job of a consumer. The flag says that it was given back at start: its last delivery ended well.
-    pub(super) fn open(&mut self, consumer: usize, sequence: u64, ack: &Subject) -> (Option<Slot>, bool) {
+    pub(super) fn open(&mut self, consumer: usize, sequence: u64, ack: &str) -> (Option<Slot>, bool) {
         self.reached[consumer].note(sequence, ack);
         match self.returned.remove(&sequence) {
             // Its older ack subject will do: the server goes by the sequence.
@@ -90,23 +93,27 @@ impl Journal {
 /// How far the deliveries of one consumer have come.
 struct Reached {
     /// Beyond the bookmark, in this burst.
-    furthest: Option<(u64, Subject)>,
+    furthest: Option<u64>,
+    /// Its ack subject. A copy in one place: to share the subject costs each job more, as the client made it.
+    ack: String,
     bookmark: Option<Bookmark>,
 }
 
 impl Reached {
-    fn note(&mut self, sequence: u64, ack: &Subject) {
+    fn note(&mut self, sequence: u64, ack: &str) {
         let bookmark = self.bookmark.as_ref().map(Bookmark::sequence);
-        if Some(sequence) > self.furthest.as_ref().map(|(sequence, _)| *sequence).max(bookmark) {
-            self.furthest = Some((sequence, ack.clone()));
+        if Some(sequence) > self.furthest.max(bookmark) {
+            self.furthest = Some(sequence);
+            self.ack.clear();
+            self.ack.push_str(ack);
         }
     }
 
     fn write(&mut self, ledger: &mut Ledger) {
-        let Some((sequence, ack)) = self.furthest.take() else { return };
+        let Some(sequence) = self.furthest.take() else { return };
         match &mut self.bookmark {
-            Some(bookmark) => bookmark.set(sequence, &ack),
-            None => self.bookmark = ledger.bookmark(sequence, &ack),
+            Some(bookmark) => bookmark.set(sequence, &self.ack),
+            None => self.bookmark = ledger.bookmark(sequence, &self.ack),
         }
     }
 }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use gristmill_engine::{Part, RowSlice, Signature};
+use gristmill_engine::{Part, Rows, Signature};
 use gristmill_schemas::{Datatype, ErrorCode, Lane, Parameters, Shape, Token, TraceContext};
 use gristmill_telemetry::{KeyValue, Link};
 use time::OffsetDateTime;
@@ -93,6 +93,8 @@ pub struct Envelope {
     pub reply: Token,
     /// The sender keeps the job's bytes itself.
     pub no_dead_letter: bool,
+    /// Of its headers, some go on with the answer.
+    pub passes_on: bool,
     /// Its place in the sender's trace, or in a new one.
     pub trace: Trace,
     /// Time from stored by the server to received here, clamped at 0.
@@ -266,7 +268,7 @@ pub struct Outcome {
 #[derive(Debug)]
 pub enum Answer {
     /// Rows of the outputs wanted, and the model that gave them.
-    Ok { model: Arc<Served>, outputs: Vec<RowSlice>, parameters: Parameters },
+    Ok { model: Arc<Served>, outputs: Rows, parameters: Parameters },
     /// Why there are none, and the model that refused, if the job got as far as one.
     Refused { model: Option<Arc<Served>>, code: ErrorCode, message: String },
 }

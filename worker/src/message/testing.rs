@@ -33,7 +33,7 @@ pub(crate) fn envelope(id: &str) -> Box<Envelope> {
     let trace = Trace { context, parent: None, is_recorded: false };
     let (id, reply, in_stream) = (id.to_owned(), "all".parse().unwrap(), Duration::ZERO);
     let marks = Marks { decoded: origin.received, queued: None, sealed: None, ran: None };
-    Box::new(Envelope { ticket, origin, id, reply, no_dead_letter: false, trace, in_stream, marks })
+    Box::new(Envelope { ticket, origin, id, reply, no_dead_letter: false, passes_on: true, trace, in_stream, marks })
 }
 
 /// The seal of a batch of so many jobs.

@@ -15,6 +15,7 @@ use super::end::Teller;
 use super::letter::{Letter, Next, Step};
 use super::window::{Parcel, Window};
 use super::word::Word;
+use crate::burst;
 use crate::link::{Current, Inbox};
 use crate::message::Outcome;
 use crate::telemetry::Count;
@@ -56,7 +57,9 @@ impl Desk {
 
     /// Has the settle task answer for all that is done.
     pub(super) fn settle(&mut self) {
-        Ticket::settle_all(std::mem::take(&mut self.done));
+        if !self.done.is_empty() {
+            Ticket::settle_all(burst::take(&mut self.done));
+        }
     }
 
     /// The server's next word, or what was found in a stream. Loses nothing if it is dropped while it waits.

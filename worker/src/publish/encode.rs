@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_nats::header::HeaderValue;
 use async_nats::{HeaderMap, HeaderName, Subject};
 use bytes::Bytes;
-use gristmill_engine::RowSlice;
+use gristmill_engine::{RowSlice, Rows};
 use gristmill_schemas::{
     DeadLetter, ErrorBody, ErrorCode, Namespace, Parameters, ResultBody, Shape, Tensor, Token, TraceContext,
     dead_letter_header, header, limits, replayable_headers,
@@ -103,14 +103,14 @@ impl Names {
         &self,
         from: From<'_>,
         (model, (head, subject)): (&Served, (HeaderMap, Subject)),
-        outputs: &[RowSlice],
+        outputs: &Rows,
         parameters: Parameters,
     ) -> Message {
         let body = ResultBody {
             id: &from.envelope.id,
             model_name: model.name.as_str(),
             model_version: model.version.as_str(),
-            outputs: outputs.iter().map(|output| tensor(model, output)).collect(),
+            outputs: outputs.slices().map(|slice| tensor(model, slice)).collect(),
             parameters,
         };
         let payload = body.encode().into();
@@ -161,6 +161,9 @@ impl Names {
         if trace_context {
             own(headers, header::TRACEPARENT, context.to_string());
         }
+        if !envelope.passes_on {
+            return;
+        }
         for ((name, limit), _) in PASSED_ON.into_iter().zip([trace_context, baggage]).filter(|(_, passes)| *passes) {
             let value = envelope.origin.headers.as_ref().and_then(|headers| find(headers, name));
             if let Some(value) = value.filter(|value| (1..=limit).contains(&value.len())) {
@@ -205,13 +208,13 @@ impl Names {
     }
 }
 
-fn tensor<'a>(model: &'a Served, rows: &'a RowSlice) -> Tensor<'a> {
+fn tensor<'a>(model: &'a Served, slice: RowSlice<'a>) -> Tensor<'a> {
     Tensor {
-        name: &model.signature.outputs[rows.output].name,
-        datatype: datatype::wire(rows.dtype),
-        shape: Shape::of_rows(rows.rows, &rows.tail)
+        name: &model.signature.outputs[slice.output].name,
+        datatype: datatype::wire(slice.dtype),
+        shape: Shape::of_rows(slice.rows, &slice.tail)
             .expect("outputs were checked against a manifest, which bounds the rank"),
-        data: (&*rows.data).into(),
+        data: slice.data,
     }
 }
 

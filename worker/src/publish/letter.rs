@@ -107,8 +107,7 @@ impl Letter {
     /// by itself where.
     pub(super) fn may_go_together(&self) -> bool {
         let Answer::Ok { outputs, .. } = &self.answer else { return false };
-        let bytes: usize = outputs.iter().map(|output| output.data.len()).sum();
-        self.envelope.origin.deliveries == 1 && self.trail.attempts == 0 && bytes <= MAX_TOGETHER_BYTES
+        self.envelope.origin.deliveries == 1 && self.trail.attempts == 0 && outputs.bytes() <= MAX_TOGETHER_BYTES
     }
 
     /// The message of the present step, for one more attempt.

@@ -3,7 +3,6 @@
 mod package;
 mod version;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::JoinHandle;
@@ -18,7 +17,7 @@ use package::{Package, scan};
 
 use crate::cores::{self, Cores};
 use crate::message::{Instance, Served};
-use crate::route::Routes;
+use crate::route::{Models, Routes};
 use crate::settings::Section;
 use crate::telemetry::{Meters, ModelReport, RunClock};
 
@@ -151,7 +150,7 @@ pub async fn load(config: &Config, device: &str, meters: &Meters, spawn: &Spawn<
 }
 
 /// The highest version first: it is the default.
-fn sort(models: &mut HashMap<Token, Vec<Arc<Served>>>) {
+fn sort(models: &mut Models) {
     for versions in models.values_mut() {
         versions.sort_by(|a, b| version::compare(b.version.as_str(), a.version.as_str()));
     }

@@ -3,16 +3,13 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use gristmill_engine::{HostTensor, Share, split};
+use gristmill_engine::{HostTensor, Share, Split};
 use gristmill_schemas::Parameters;
 
 use crate::message::{Answer, Batch, Outcome, RoutedJob};
 
-/// Takes each job's rows out of a batch's outputs.
+/// Gives each job its rows of a batch's outputs.
 pub(super) fn answers(batch: Batch, outputs: Vec<HostTensor>, started: Instant) -> impl Iterator<Item = Outcome> {
-    let signature = &batch.model.signature;
-    let padded = signature.is_padded().then_some(batch.length);
-    let slices = split(&signature.outputs, outputs, padded, batch.jobs.iter().map(share));
     let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let parameters = Parameters {
         batch_rows: batch.rows() as u64,
@@ -20,8 +17,11 @@ pub(super) fn answers(batch: Batch, outputs: Vec<HostTensor>, started: Instant) 
         infer_us: micros(started.elapsed()),
         ..Parameters::default()
     };
-    let Batch { model, jobs, seal, .. } = batch;
-    jobs.into_iter().zip(slices).map(move |(RoutedJob { envelope, .. }, outputs)| {
+    let Batch { model, jobs, seal, length, .. } = batch;
+    let padded = model.signature.is_padded().then_some(length);
+    let mut split = Split::new(&model.signature.outputs, outputs, padded);
+    jobs.into_iter().map(move |RoutedJob { envelope, part, wanted, .. }| {
+        let outputs = split.next(Share { rows: part.rows, length: part.length, wanted });
         let parameters = Parameters {
             stream_us: micros(envelope.in_stream),
             queue_us: micros(seal.at.saturating_duration_since(envelope.origin.received)),
@@ -29,8 +29,4 @@ pub(super) fn answers(batch: Batch, outputs: Vec<HostTensor>, started: Instant) 
         };
         Outcome { envelope, answer: Answer::Ok { model: Arc::clone(&model), outputs, parameters } }
     })
-}
-
-fn share(job: &RoutedJob) -> Share<'_> {
-    Share { rows: job.part.rows, length: job.part.length, wanted: job.wanted.as_deref() }
 }

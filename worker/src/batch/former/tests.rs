@@ -280,7 +280,7 @@ fn forming_takes_no_more_instructions_than_it_did() {
     };
     // What the first batch makes is kept.
     form();
-    let batch = gristmill_steps::count(test, "forming a batch of 128", form).about(109_371);
+    let batch = gristmill_steps::count(test, "forming a batch of 128", form).about(79_681);
     assert_eq!(batch.map(|closed| closed.jobs.len()), Some(128));
 }
 
