@@ -9,7 +9,19 @@ use gristmill_integration::root;
 
 /// Modules of the worker by rank. A module names lower ranks only, and within its own rank nobody else.
 const RANKS: [&[&str]; 5] = [
-    &["cores", "datatype", "link", "message", "settings", "shutdown", "signals", "telemetry", "ticket"],
+    &[
+        "burst",
+        "cores",
+        "datatype",
+        "link",
+        "message",
+        "sequences",
+        "settings",
+        "shutdown",
+        "signals",
+        "telemetry",
+        "ticket",
+    ],
     &["decode", "route", "status"],
     &["admin", "batch", "connect", "intake", "lag", "publish", "registry", "rescue", "respond", "run", "settle"],
     &["app", "config", "supervise"],
