@@ -11,6 +11,8 @@ use gristmill_schemas::{
     dead_letter_header, header, limits, replayable_headers,
 };
 use gristmill_telemetry::Propagation;
+use serde::Deserialize;
+use serde::de::value::StringDeserializer;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -251,9 +253,12 @@ impl Heads {
     }
 }
 
-/// Sets a header of our own making: digits, dashes and the name of a stream.
+/// Sets a header of our own making: digits, dashes and the name of a stream. By way of serde, since the other ways look through all
+/// of it for a line break.
 fn own(headers: &mut HeaderMap, name: &'static str, value: String) {
-    headers.insert(HeaderName::from_static(name), HeaderValue::from(value));
+    let value = StringDeserializer::<serde::de::value::Error>::new(value);
+    let value = HeaderValue::deserialize(value).expect("a header value is a string");
+    headers.insert(HeaderName::from_static(name), value);
 }
 
 /// Sets a header, or leaves it out where the value cannot be one: a label is not worth a panic.

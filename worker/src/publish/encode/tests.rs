@@ -128,5 +128,5 @@ fn a_small_job_takes_no_more_instructions_than_it_did() {
     let ((delivery, _inbox), mut way) = (small(), Way::new());
     let routed = count(test, "decode and route", || way.take_in(delivery)).about(6799);
     let (envelope, rows) = (routed.job.envelope, rows());
-    count(test, "encode", || way.send(&envelope, &rows)).about(10_333);
+    count(test, "encode", || way.send(&envelope, &rows)).about(9427);
 }
