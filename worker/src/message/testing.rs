@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::ticket::Notice;
+use gristmill_engine::{Dtype, InputSpec, OutputSpec};
 use tokio::sync::mpsc;
 
 /// A delivery of `payload` on the online lane of model `m`, stored just now.
@@ -46,6 +47,33 @@ pub(crate) fn seal(jobs: usize) -> Arc<Seal> {
 pub(crate) fn meters() -> Arc<ModelMeters> {
     let (name, version) = ("m".parse().unwrap(), "1".parse().unwrap());
     crate::telemetry::Meters::off().model(&name, &version, "", "cpu", 64)
+}
+
+/// The model `m`: 64 numbers in, ten out.
+pub(crate) fn served() -> Arc<Served> {
+    let x = InputSpec {
+        name: "x".into(),
+        dtype: Dtype::F32,
+        dims: vec![Some(64)],
+        range: None,
+        example: vec![64],
+        pad: None,
+    };
+    let y = OutputSpec { name: "y".into(), dtype: Dtype::F32, dims: vec![Some(10)] };
+    Arc::new(Served {
+        name: "m".parse().unwrap(),
+        version: "1".parse().unwrap(),
+        digest: "sha256:0".into(),
+        device: "cpu".into(),
+        signature: Arc::new(Signature { inputs: vec![x], outputs: vec![y] }),
+        max_rows: 256,
+        max_elements: 1 << 20,
+        max_delay: Duration::ZERO,
+        to_knee: false,
+        target: None,
+        buckets: Vec::new(),
+        meters: meters(),
+    })
 }
 
 /// What a refusal says.

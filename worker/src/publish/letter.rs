@@ -224,6 +224,9 @@ pub(super) mod testing {
 mod tests {
     use super::testing::letter;
     use super::*;
+    use crate::message::testing::{envelope, served};
+    use gristmill_engine::{Dtype, HostTensor, Share, Split};
+    use gristmill_schemas::Parameters;
 
     fn stored() -> Word {
         Word::Stored(Stored::Now)
@@ -244,6 +247,26 @@ mod tests {
     }
 
     #[test]
+    fn small_results_go_together_on_their_first_delivery_and_first_attempt() {
+        let result = |bytes: usize, deliveries: i64| {
+            let (mut envelope, model) = (envelope("a"), served());
+            envelope.origin.deliveries = deliveries;
+            let output = HostTensor { dtype: Dtype::U8, shape: vec![1, bytes], data: vec![0; bytes] };
+            let mut split = Split::new(&model.signature.outputs, vec![output], None);
+            let outputs = split.next(Share { rows: 1, length: 1, wanted: None });
+            let answer = Answer::Ok { model, outputs, parameters: Parameters::default() };
+            Letter::new(Outcome { envelope, answer }, Instant::now()).0
+        };
+        assert!(result(MAX_TOGETHER_BYTES, 1).may_go_together());
+        assert!(!result(MAX_TOGETHER_BYTES + 1, 1).may_go_together(), "too large");
+        assert!(!result(8, 2).may_go_together(), "it may be stored already");
+        let mut again = result(8, 1);
+        again.trail.attempts = 1;
+        assert!(!again.may_go_together());
+        assert!(!letter("a", ErrorCode::InvalidInput).0.may_go_together(), "no result");
+    }
+
+    #[test]
     fn nobody_waits_for_an_expired_job() {
         let (mut letter, _) = letter("a", ErrorCode::DeadlineExceeded);
         assert_eq!(letter.step, Step::Error);
@@ -253,7 +276,7 @@ mod tests {
     #[test]
     fn a_sender_that_keeps_its_bytes_gets_no_dead_letter_unless_operators_have_to_see_it() {
         let letter = |code| {
-            let mut envelope = crate::message::testing::envelope("a");
+            let mut envelope = envelope("a");
             envelope.no_dead_letter = true;
             Letter::new(Outcome::refused(envelope, None, code, "no"), Instant::now()).0
         };

@@ -2,10 +2,9 @@
 //! machine's noise blurs. Not counted are the client's, before and behind, and the channels'.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use allocation_counter::measure;
-use gristmill_engine::{Dtype, HostTensor, InputSpec, OutputSpec, Rows, Share, Signature, Split};
+use gristmill_engine::{Dtype, HostTensor, Rows, Share, Split};
 use gristmill_schemas::{Datatype, JobBody, Namespace, Parameters, Shape, Tensor, header};
 use gristmill_steps::count;
 use gristmill_telemetry::Propagation;
@@ -15,7 +14,7 @@ use tokio::sync::mpsc;
 use super::{From, Heads, Message, Names};
 use crate::decode::Decoder;
 use crate::decode::testing::decoder;
-use crate::message::testing::{delivery, meters};
+use crate::message::testing::{delivery, served};
 use crate::message::{Delivery, Envelope, Served};
 use crate::route::{Routed, Routes};
 use crate::ticket::Notice;
@@ -25,32 +24,6 @@ const IN: u64 = 9;
 
 /// From rows to a message for the client.
 const OUT: u64 = 23;
-
-fn served() -> Arc<Served> {
-    let x = InputSpec {
-        name: "x".into(),
-        dtype: Dtype::F32,
-        dims: vec![Some(64)],
-        range: None,
-        example: vec![64],
-        pad: None,
-    };
-    let y = OutputSpec { name: "y".into(), dtype: Dtype::F32, dims: vec![Some(10)] };
-    Arc::new(Served {
-        name: "m".parse().unwrap(),
-        version: "1".parse().unwrap(),
-        digest: "sha256:0".into(),
-        device: "cpu".into(),
-        signature: Arc::new(Signature { inputs: vec![x], outputs: vec![y] }),
-        max_rows: 256,
-        max_elements: 1 << 20,
-        max_delay: Duration::ZERO,
-        to_knee: false,
-        target: None,
-        buckets: Vec::new(),
-        meters: meters(),
-    })
-}
 
 fn body() -> Vec<u8> {
     let shape = Shape::try_new(&[1, 64]).unwrap();
