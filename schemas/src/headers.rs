@@ -36,6 +36,9 @@ pub mod name {
     pub const TRACESTATE: &str = "tracestate";
     /// W3C baggage, passed through.
     pub const BAGGAGE: &str = "baggage";
+    /// What travels with a trace, and the longest of each that is passed on with the answer.
+    pub const PASSED_ON: [(&str, usize); 2] =
+        [(TRACESTATE, crate::limits::MAX_TRACESTATE_BYTES), (BAGGAGE, crate::limits::MAX_BAGGAGE_BYTES)];
     /// Makes JetStream refuse a message that the wrong stream would store.
     pub const EXPECTED_STREAM: &str = "Nats-Expected-Stream";
 }
@@ -70,7 +73,7 @@ pub struct JobHeaders<'a> {
     pub no_dead_letter: bool,
     /// The sender's trace; `None` also where the header is malformed, which is no fault, as W3C asks.
     pub trace: Option<TraceContext>,
-    /// There is a `tracestate` or `baggage` to be passed on.
+    /// There is one of those that are passed on, see [`name::PASSED_ON`].
     pub passes_on: bool,
     /// The first header that is invalid.
     pub fault: Option<InvalidHeader>,
@@ -127,11 +130,10 @@ impl<'a> Given<'a> {
                 name::DEAD_LETTER => &mut given.dead_letter,
                 name::TRACEPARENT => &mut given.traceparent,
                 "Traceparent" => &mut given.capital_traceparent,
-                name::TRACESTATE | name::BAGGAGE => {
-                    given.passes_on = true;
+                other => {
+                    given.passes_on |= name::PASSED_ON.iter().any(|(passed, _)| *passed == other);
                     continue;
                 }
-                _ => continue,
             };
             place.get_or_insert(value);
         }

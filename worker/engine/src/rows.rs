@@ -1,6 +1,5 @@
 //! Rows of many jobs into one batch, and out again in the same order.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -31,6 +30,12 @@ pub struct Share {
     pub length: usize,
     /// Indices of the outputs it wants, in the order wanted; `None` for all.
     pub wanted: Option<Vec<usize>>,
+}
+
+impl Share {
+    fn wants(&self, output: usize) -> bool {
+        self.wanted.as_ref().is_none_or(|wanted| wanted.contains(&output))
+    }
 }
 
 /// The rows of many jobs behind each other, with what is shorter than the batch filled up: the one copy that tensor bytes make on
@@ -88,23 +93,34 @@ pub struct Split {
 
 impl Split {
     /// Of outputs that have as many rows as all shares together, and of which there are as many as `specs`: the caller has checked
-    /// that. What has to be cut back is so from `padded`, the length of the batch: free dimensions of an output that are as long as
-    /// that are the jobs' own.
-    pub fn new(specs: &[OutputSpec], outputs: Vec<HostTensor>, padded: Option<usize>) -> Self {
-        let outputs = specs.iter().zip(outputs).map(|(spec, output)| Whole::new(spec, output, padded)).collect();
-        Self { outputs, given: 0 }
+    /// that. Outputs are cut back along free dimensions that are as long as `padded`, the batch's length: those are the jobs' own.
+    /// What no job of the batch wants is let go of here.
+    pub fn new(
+        specs: &[OutputSpec],
+        outputs: Vec<HostTensor>,
+        padded: Option<usize>,
+        is_wanted: impl Fn(usize) -> bool,
+    ) -> Self {
+        let outputs = specs.iter().zip(outputs).enumerate();
+        let outputs = outputs.map(|(index, (spec, output))| Whole::new(spec, output, padded, is_wanted(index)));
+        Self { outputs: outputs.collect(), given: 0 }
     }
 
     /// The rows of the next job, in the order in which jobs were stacked. The outputs it wants are there: the caller has checked.
+    /// Copies only where something has to be cut back.
     pub fn next(&mut self, share: Share) -> Rows {
         let from = self.given;
         self.given += share.rows;
-        Rows { outputs: Arc::clone(&self.outputs), from, share }
+        if !self.outputs.iter().any(|output| output.is_longer(share.length)) {
+            return Rows { outputs: Arc::clone(&self.outputs), from, share };
+        }
+        let own = |(index, output): (usize, &Whole)| output.cut_back(from, &share, share.wants(index));
+        Rows { outputs: self.outputs.iter().enumerate().map(own).collect(), from: 0, share }
     }
 }
 
-/// A job's rows of the outputs it wants. Shares the batch's outputs with its batch-mates: nothing is made for each on the
-/// engine's thread, which is the dear one, nor handed from there to another.
+/// A job's rows of the outputs it wants. Unless they were cut back, they are shared with its batch-mates: on the engine's thread no
+/// memory is asked for that another one has to free.
 #[derive(Debug, Clone)]
 pub struct Rows {
     outputs: Arc<[Whole]>,
@@ -114,12 +130,12 @@ pub struct Rows {
 }
 
 impl Rows {
-    /// Those of each output, in the order wanted. Copies only what has to be cut back.
+    /// Those of each output, in the order wanted.
     pub fn slices(&self) -> impl ExactSizeIterator<Item = RowSlice<'_>> {
-        self.wanted().map(|output| self.outputs[output].rows(output, self.from, &self.share))
+        self.wanted().map(|output| self.outputs[output].rows(output, self.from, self.share.rows))
     }
 
-    /// Their bytes, those included that are to be cut off.
+    /// Their bytes.
     pub fn bytes(&self) -> usize {
         self.wanted().map(|output| self.outputs[output].row_bytes * self.share.rows).sum()
     }
@@ -130,33 +146,55 @@ impl Rows {
     }
 }
 
-/// One output of a batch, to be shared.
+/// One output, of a batch or of one job.
 #[derive(Debug)]
 struct Whole {
     dtype: Dtype,
     tail: Vec<usize>,
     row_bytes: usize,
+    /// Empty if nobody wants it.
     data: Vec<u8>,
     /// Dimensions behind the rows that are cut back to a job's length.
     cut: Vec<usize>,
 }
 
 impl Whole {
-    fn new(spec: &OutputSpec, HostTensor { dtype, shape, data }: HostTensor, padded: Option<usize>) -> Self {
+    fn new(
+        spec: &OutputSpec,
+        HostTensor { dtype, shape, data }: HostTensor,
+        padded: Option<usize>,
+        is_wanted: bool,
+    ) -> Self {
         let tail = shape.get(1..).unwrap_or_default().to_vec();
         let is_cut = |dim: &usize| padded == Some(tail[*dim]) && spec.dims.get(*dim) == Some(&None);
         let cut = (0..tail.len()).filter(is_cut).collect();
-        Self { dtype, row_bytes: tail.iter().product::<usize>() * dtype.size(), cut, tail, data }
+        let row_bytes = tail.iter().product::<usize>() * dtype.size();
+        // Here, on the engine's thread: where it is read, other batches' results wait.
+        assert_eq!(data.len(), shape[0] * row_bytes, "an output of shape {shape:?}");
+        Self { dtype, row_bytes, cut, tail, data: if is_wanted { data } else { Vec::new() } }
     }
 
-    fn rows(&self, output: usize, from: usize, &Share { rows, length, .. }: &Share) -> RowSlice<'_> {
-        let mut data = Cow::from(&self.data[from * self.row_bytes..(from + rows) * self.row_bytes]);
-        let mut tail = Cow::from(&self.tail);
-        for &dim in self.cut.iter().filter(|dim| self.tail[**dim] > length) {
-            data = crop(&data, self.dtype.size(), (rows, &tail), dim, length).into();
-            tail.to_mut()[dim] = length;
+    fn is_longer(&self, length: usize) -> bool {
+        self.cut.iter().any(|dim| self.tail[*dim] > length)
+    }
+
+    /// One job's rows of it, as long as the job.
+    fn cut_back(&self, from: usize, &Share { rows, length, .. }: &Share, is_wanted: bool) -> Self {
+        let (mut data, mut tail) = (Vec::new(), self.tail.clone());
+        if is_wanted {
+            data = self.rows(0, from, rows).data.to_vec();
+            for &dim in self.cut.iter().filter(|dim| self.tail[**dim] > length) {
+                data = crop(&data, self.dtype.size(), (rows, &tail), dim, length);
+                tail[dim] = length;
+            }
         }
-        RowSlice { output, dtype: self.dtype, rows, tail, data }
+        let row_bytes = tail.iter().product::<usize>() * self.dtype.size();
+        Self { dtype: self.dtype, row_bytes, cut: Vec::new(), tail, data }
+    }
+
+    fn rows(&self, output: usize, from: usize, rows: usize) -> RowSlice<'_> {
+        let data = &self.data[from * self.row_bytes..(from + rows) * self.row_bytes];
+        RowSlice { output, dtype: self.dtype, rows, tail: &self.tail, data }
     }
 }
 
@@ -208,14 +246,14 @@ mod tests {
             let last = [tails.len() - 1];
             let wanted = |job: usize| job.is_multiple_of(3).then(|| last.to_vec());
             let shares = rows.iter().enumerate().map(|(job, &rows)| Share { rows, length: 1, wanted: wanted(job) });
-            let mut split = Split::new(&signature.outputs, batch, None);
+            let mut split = Split::new(&signature.outputs, batch, None, |_| true);
             for (job, (part, share)) in parts.iter().zip(shares).enumerate() {
                 let rows = split.next(share);
                 prop_assert_eq!(rows.slices().len(), wanted(job).map_or(tails.len(), |wanted| wanted.len()));
                 prop_assert_eq!(rows.bytes(), rows.slices().map(|slice| slice.data.len()).sum::<usize>());
                 for slice in rows.slices() {
-                    prop_assert_eq!((slice.rows, &slice.tail[..]), (part.rows, &tails[slice.output..=slice.output]));
-                    prop_assert_eq!(Some(&*slice.data), part.inputs[slice.output].as_deref());
+                    prop_assert_eq!((slice.rows, slice.tail), (part.rows, &tails[slice.output..=slice.output]));
+                    prop_assert_eq!(Some(slice.data), part.inputs[slice.output].as_deref());
                 }
             }
         }
@@ -255,11 +293,11 @@ mod tests {
         assert_eq!(shorts(&batch[0].data), [1, 2, 3, 4, 5, 6, 7, -1, -1, 8, -1, -1, 9, -1, -1, 10, -1, -1]);
         assert_eq!(shorts(&batch[1].data), [1, 1, 1, 1, 0, 0, 1, 0, 0]);
         let shares = parts.iter().map(|part| Share { rows: part.rows, length: part.length, wanted: None });
-        let mut split = Split::new(&signature.outputs, vec![batch[0].clone()], Some(3));
+        let mut split = Split::new(&signature.outputs, vec![batch[0].clone()], Some(3), |_| true);
         let jobs: Vec<Rows> = shares.map(|share| split.next(share)).collect();
         let [first, second] = [0, 1].map(|job| jobs[job].slices().next().unwrap());
-        assert_eq!((&first.tail[..], shorts(&first.data)), (&[2, 3][..], vec![1, 2, 3, 4, 5, 6]));
-        assert_eq!((&second.tail[..], shorts(&second.data)), (&[2, 1][..], vec![7, 8, 9, 10]));
+        assert_eq!((first.tail, shorts(first.data)), (&[2, 3][..], vec![1, 2, 3, 4, 5, 6]));
+        assert_eq!((second.tail, shorts(second.data)), (&[2, 1][..], vec![7, 8, 9, 10]));
     }
 
     #[test]
@@ -275,9 +313,9 @@ mod tests {
         let shares = || parts.iter().map(|part| Share { rows: part.rows, length: 1, wanted: None });
         let outputs = output();
         let jobs = gristmill_steps::count(test, "splitting for 128 jobs", || {
-            let mut split = Split::new(&signature.outputs, outputs, None);
+            let mut split = Split::new(&signature.outputs, outputs, None, |_| true);
             shares().map(|share| split.next(share)).collect::<Vec<_>>()
         });
-        assert_eq!(jobs.about(3315).len(), 128);
+        assert_eq!(jobs.about(11_841).len(), 128);
     }
 }

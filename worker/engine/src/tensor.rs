@@ -1,5 +1,3 @@
-use std::borrow::Cow;
-
 use crate::dtype::Dtype;
 use crate::engine::Inputs;
 
@@ -30,8 +28,8 @@ pub struct HostTensor {
     pub data: Vec<u8>,
 }
 
-/// Some rows of an output, borrowed from the batch's unless they had to be cut back.
-#[derive(Debug, Clone, PartialEq)]
+/// Some rows of an output.
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct RowSlice<'a> {
     /// Index of the output in the signature.
     pub output: usize,
@@ -40,9 +38,9 @@ pub struct RowSlice<'a> {
     /// How many rows.
     pub rows: usize,
     /// Dimensions behind the rows.
-    pub tail: Cow<'a, [usize]>,
+    pub tail: &'a [usize],
     /// `rows` x `tail` elements of `dtype`, little-endian.
-    pub data: Cow<'a, [u8]>,
+    pub data: &'a [u8],
 }
 
 impl HostTensor {

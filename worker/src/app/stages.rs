@@ -245,5 +245,8 @@ async fn named(stage: &'static str, task: impl Future<Output = ()>) -> &'static 
 fn consumers<'a>(models: impl Iterator<Item = &'a Token>) -> Vec<Arc<Consumer>> {
     let consumer =
         |model: &Token, lane| Consumer { model: model.clone(), lane, name: Namespace::consumer(model, lane).into() };
-    models.flat_map(|model| Lane::ALL.map(|lane| Arc::new(consumer(model, lane)))).collect()
+    let mut all: Vec<_> = models.flat_map(|model| Lane::ALL.map(|lane| Arc::new(consumer(model, lane)))).collect();
+    // Where permits are short the first ones are asked first: not the same ones by every worker.
+    fastrand::shuffle(&mut all);
+    all
 }

@@ -15,7 +15,10 @@ const FILLING: usize = 10;
 /// Takes the next batch out of a queue. `worth`: filling of this many elements costs no more than another run does.
 pub(super) fn fill<J>(queue: &mut Queue<J>, limits: &Limits, order: [Lane; 2], worth: usize) -> Vec<Waiting<J>> {
     let mut room = Room { limits: *limits, worth, rows: 0, length: 0, step: 0, fixed: 0, real: 0 };
-    let mut taken = Vec::with_capacity(queue.jobs().min(limits.max_rows));
+    // As many as there may be if they are all alike.
+    let elements = (queue.elements() / queue.jobs().max(1)).max(1);
+    let most = limits.max_rows.min(limits.max_elements / elements);
+    let mut taken = Vec::with_capacity(queue.jobs().min(most));
     for lane in order {
         room.limits.max_elements = limits.most_elements(lane);
         let jobs = &mut queue.lanes[lane as usize];

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use gristmill_engine::{RowSlice, Rows};
 use gristmill_schemas::{
     DeadLetter, ErrorBody, ErrorCode, Namespace, Parameters, ResultBody, Shape, Tensor, Token, TraceContext,
-    dead_letter_header, header, limits, replayable_headers,
+    dead_letter_header, header, replayable_headers,
 };
 use gristmill_telemetry::Propagation;
 use serde::Deserialize;
@@ -56,10 +56,6 @@ impl Keep {
         }
     }
 }
-
-/// What travels with a trace, and the longest of each that is passed on.
-const PASSED_ON: [(&str, usize); 2] =
-    [(header::TRACESTATE, limits::MAX_TRACESTATE_BYTES), (header::BAGGAGE, limits::MAX_BAGGAGE_BYTES)];
 
 /// A job on its way out, and the span that its answer is sent by.
 #[derive(Debug, Clone, Copy)]
@@ -166,7 +162,9 @@ impl Names {
         if !envelope.passes_on {
             return;
         }
-        for ((name, limit), _) in PASSED_ON.into_iter().zip([trace_context, baggage]).filter(|(_, passes)| *passes) {
+        for ((name, limit), _) in
+            header::PASSED_ON.into_iter().zip([trace_context, baggage]).filter(|(_, passes)| *passes)
+        {
             let value = envelope.origin.headers.as_ref().and_then(|headers| find(headers, name));
             if let Some(value) = value.filter(|value| (1..=limit).contains(&value.len())) {
                 set(headers, name, value);
@@ -214,9 +212,9 @@ fn tensor<'a>(model: &'a Served, slice: RowSlice<'a>) -> Tensor<'a> {
     Tensor {
         name: &model.signature.outputs[slice.output].name,
         datatype: datatype::wire(slice.dtype),
-        shape: Shape::of_rows(slice.rows, &slice.tail)
+        shape: Shape::of_rows(slice.rows, slice.tail)
             .expect("outputs were checked against a manifest, which bounds the rank"),
-        data: slice.data,
+        data: slice.data.into(),
     }
 }
 

@@ -252,7 +252,7 @@ mod tests {
             let (mut envelope, model) = (envelope("a"), served());
             envelope.origin.deliveries = deliveries;
             let output = HostTensor { dtype: Dtype::U8, shape: vec![1, bytes], data: vec![0; bytes] };
-            let mut split = Split::new(&model.signature.outputs, vec![output], None);
+            let mut split = Split::new(&model.signature.outputs, vec![output], None, |_| true);
             let outputs = split.next(Share { rows: 1, length: 1, wanted: None });
             let answer = Answer::Ok { model, outputs, parameters: Parameters::default() };
             Letter::new(Outcome { envelope, answer }, Instant::now()).0

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use gristmill_engine::{HostTensor, Share, Split};
+use gristmill_engine::{HostTensor, Rows, Share, Split};
 use gristmill_schemas::Parameters;
 
 use crate::message::{Answer, Batch, Outcome, RoutedJob};
 
 /// Gives each job its rows of a batch's outputs.
-pub(super) fn answers(batch: Batch, outputs: Vec<HostTensor>, started: Instant) -> impl Iterator<Item = Outcome> {
+pub(super) fn answers(mut batch: Batch, outputs: Vec<HostTensor>, started: Instant) -> Vec<Outcome> {
+    let rows = split(&mut batch, outputs);
     let micros = |duration: std::time::Duration| u64::try_from(duration.as_micros()).unwrap_or(u64::MAX);
     let parameters = Parameters {
         batch_rows: batch.rows() as u64,
@@ -17,16 +18,24 @@ pub(super) fn answers(batch: Batch, outputs: Vec<HostTensor>, started: Instant) 
         infer_us: micros(started.elapsed()),
         ..Parameters::default()
     };
-    let Batch { model, jobs, seal, length, .. } = batch;
-    let padded = model.signature.is_padded().then_some(length);
-    let mut split = Split::new(&model.signature.outputs, outputs, padded);
-    jobs.into_iter().map(move |RoutedJob { envelope, part, wanted, .. }| {
-        let outputs = split.next(Share { rows: part.rows, length: part.length, wanted });
+    let Batch { model, jobs, seal, .. } = batch;
+    let answer = |(RoutedJob { envelope, .. }, outputs): (RoutedJob, Rows)| {
         let parameters = Parameters {
             stream_us: micros(envelope.in_stream),
             queue_us: micros(seal.at.saturating_duration_since(envelope.origin.received)),
             ..parameters
         };
         Outcome { envelope, answer: Answer::Ok { model: Arc::clone(&model), outputs, parameters } }
-    })
+    };
+    jobs.into_iter().zip(rows).map(answer).collect()
+}
+
+fn split(batch: &mut Batch, outputs: Vec<HostTensor>) -> Vec<Rows> {
+    let signature = &batch.model.signature;
+    let padded = signature.is_padded().then_some(batch.length);
+    let wants = |job: &RoutedJob, output| job.wanted.as_ref().is_none_or(|wanted| wanted.contains(&output));
+    let is_wanted = |output| batch.jobs.iter().any(|job| wants(job, output));
+    let mut split = Split::new(&signature.outputs, outputs, padded, is_wanted);
+    let share = |job: &mut RoutedJob| Share { rows: job.part.rows, length: job.part.length, wanted: job.wanted.take() };
+    batch.jobs.iter_mut().map(|job| split.next(share(job))).collect()
 }

@@ -202,7 +202,7 @@ impl<'a> Isolator<'a> {
         let lap = Lap::new(Phase::Split, began, Instant::now());
         model.meters.split.record(lap.seconds());
         self.laps.push(lap);
-        emit(answers.collect());
+        emit(answers);
     }
 
     /// One run. Returns its number. The next batch `goes_ahead` as far as it can meanwhile.

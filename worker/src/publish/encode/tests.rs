@@ -82,7 +82,11 @@ fn small() -> (Delivery, mpsc::Receiver<Vec<Notice>>) {
 
 fn rows() -> Rows {
     let output = HostTensor { dtype: Dtype::F32, shape: vec![1, 10], data: vec![0; 40] };
-    Split::new(&served().signature.outputs, vec![output], None).next(Share { rows: 1, length: 1, wanted: None })
+    Split::new(&served().signature.outputs, vec![output], None, |_| true).next(Share {
+        rows: 1,
+        length: 1,
+        wanted: None,
+    })
 }
 
 #[test]
