@@ -33,7 +33,8 @@ pub struct Share {
 }
 
 impl Share {
-    fn wants(&self, output: usize) -> bool {
+    /// Whether the job gets this output.
+    pub fn wants(&self, output: usize) -> bool {
         self.wanted.as_ref().is_none_or(|wanted| wanted.contains(&output))
     }
 }
@@ -298,6 +299,17 @@ mod tests {
         let [first, second] = [0, 1].map(|job| jobs[job].slices().next().unwrap());
         assert_eq!((first.tail, shorts(first.data)), (&[2, 3][..], vec![1, 2, 3, 4, 5, 6]));
         assert_eq!((second.tail, shorts(second.data)), (&[2, 1][..], vec![7, 8, 9, 10]));
+    }
+
+    #[test]
+    fn what_nobody_wants_is_let_go_of() {
+        let output = || HostTensor { dtype: Dtype::I16, shape: vec![1, 2], data: vec![7; 4] };
+        let share = Share { rows: 1, length: 1, wanted: Some(vec![1]) };
+        let mut split = Split::new(&signature(2).outputs, vec![output(), output()], None, |output| share.wants(output));
+        assert_eq!([0, 1].map(|output| split.outputs[output].data.len()), [0, 4]);
+        let rows = split.next(share.clone());
+        let slices: Vec<RowSlice<'_>> = rows.slices().collect();
+        assert_eq!((slices.len(), slices[0].output, slices[0].data, rows.bytes()), (1, 1, &[7; 4][..], 4));
     }
 
     #[test]

@@ -255,7 +255,8 @@ impl Heads {
 /// of it for a line break.
 fn own(headers: &mut HeaderMap, name: &'static str, value: String) {
     let value = StringDeserializer::<serde::de::value::Error>::new(value);
-    let value = HeaderValue::deserialize(value).expect("a header value is a string");
+    let value =
+        HeaderValue::deserialize(value).expect("any string is a header value to serde: the type is transparent");
     headers.insert(HeaderName::from_static(name), value);
 }
 

@@ -33,9 +33,9 @@ pub(super) fn answers(mut batch: Batch, outputs: Vec<HostTensor>, started: Insta
 fn split(batch: &mut Batch, outputs: Vec<HostTensor>) -> Vec<Rows> {
     let signature = &batch.model.signature;
     let padded = signature.is_padded().then_some(batch.length);
-    let wants = |job: &RoutedJob, output| job.wanted.as_ref().is_none_or(|wanted| wanted.contains(&output));
-    let is_wanted = |output| batch.jobs.iter().any(|job| wants(job, output));
-    let mut split = Split::new(&signature.outputs, outputs, padded, is_wanted);
     let share = |job: &mut RoutedJob| Share { rows: job.part.rows, length: job.part.length, wanted: job.wanted.take() };
-    batch.jobs.iter_mut().map(|job| split.next(share(job))).collect()
+    let shares: Vec<Share> = batch.jobs.iter_mut().map(share).collect();
+    let is_wanted = |output| shares.iter().any(|share| share.wants(output));
+    let mut split = Split::new(&signature.outputs, outputs, padded, is_wanted);
+    shares.into_iter().map(|share| split.next(share)).collect()
 }
