@@ -10,7 +10,7 @@ use rustc_hash::FxBuildHasher;
 use crate::datatype;
 use crate::message::{Input, Job, Outcome, RoutedJob, Served, Tails};
 
-/// The models of this worker. Written by the registry, read by the batch task.
+/// The models of this worker. Made by the registry at start, read where jobs come in.
 #[derive(Debug, Default)]
 pub struct Routes {
     /// By name; the versions, the default one first. No stranger chooses these names, so a fast hash will do.

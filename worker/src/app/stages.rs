@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use gristmill_schemas::topology::Ready;
 use gristmill_schemas::{Lane, Namespace, Token};
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::{JoinHandle, JoinSet};
 
 use crate::batch::Batcher;
@@ -13,11 +13,11 @@ use crate::decode::{Decoder, Redelivery};
 use crate::intake::{Intake, Journal};
 use crate::lag::LagWatch;
 use crate::link::Current;
-use crate::message::{Broken, Consumer, Job, Outcome, Report};
+use crate::message::{Broken, Consumer, Outcome, Report};
 use crate::publish::{Names, Publisher};
 use crate::rescue::{Left, Recoverer, Stray, Sweeper};
 use crate::respond::Responder;
-use crate::route::Routes;
+use crate::route::{Routed, Routes};
 use crate::settle::Settler;
 use crate::shutdown::{self, Stopped, Stopper};
 use crate::status::Status;
@@ -32,7 +32,7 @@ pub(super) struct Ends {
     pub(super) outcomes: (mpsc::Sender<Vec<Outcome>>, mpsc::Receiver<Vec<Outcome>>),
     pub(super) reports: (mpsc::Sender<Report>, mpsc::Receiver<Report>),
     pub(super) broken: (mpsc::Sender<Broken>, mpsc::Receiver<Broken>),
-    jobs: (mpsc::Sender<Vec<Job>>, mpsc::Receiver<Vec<Job>>),
+    jobs: (mpsc::Sender<Vec<Routed>>, mpsc::Receiver<Vec<Routed>>),
     notices: (mpsc::Sender<Vec<Notice>>, mpsc::Receiver<Vec<Notice>>),
     closed: (mpsc::Sender<Vec<Closed>>, mpsc::Receiver<Vec<Closed>>),
     /// Most messages that the client may hold for us unread.
@@ -59,7 +59,8 @@ impl Ends {
 /// Where jobs enter the chain.
 #[derive(Clone)]
 struct Into {
-    jobs: mpsc::Sender<Vec<Job>>,
+    routes: Arc<Routes>,
+    jobs: mpsc::Sender<Vec<Routed>>,
     outcomes: mpsc::Sender<Vec<Outcome>>,
     notices: mpsc::Sender<Vec<Notice>>,
     stopped: Stopped,
@@ -96,12 +97,12 @@ impl Stages<'_> {
         let settle = tokio::spawn(self.settler(closed.0).run(notices.1));
         let publisher = self.publisher(outcomes.1);
         tasks.spawn(async { named("publish", publisher.run()).await });
-        let batcher = self.batcher(jobs.1, reports.1, routes, outcomes.0.clone());
+        let batcher = self.batcher(jobs.1, reports.1, outcomes.0.clone());
         tasks.spawn(async { named("batch", batcher.run()).await });
         let sweeper = self.sweeper(outcomes.0.clone(), notices.0.clone(), stopped.clone());
         tasks.spawn(async { named("sweep", sweeper.run()).await });
         let adopted = strays.iter().map(|stray| stray.sequence).collect();
-        let into = Into { jobs: jobs.0, outcomes: outcomes.0, notices: notices.0, stopped };
+        let into = Into { routes: Arc::new(routes), jobs: jobs.0, outcomes: outcomes.0, notices: notices.0, stopped };
         let recoverer = self.recoverer(strays, consumers.clone(), into.clone());
         tasks.spawn(async { named("recover", recoverer.run()).await });
         let observers = self.observers(consumers.clone());
@@ -150,15 +151,12 @@ impl Stages<'_> {
 
     fn batcher(
         &self,
-        inbox: mpsc::Receiver<Vec<Job>>,
+        inbox: mpsc::Receiver<Vec<Routed>>,
         reports: mpsc::Receiver<Report>,
-        routes: Routes,
         outcomes: mpsc::Sender<Vec<Outcome>>,
     ) -> Batcher {
-        // The write end is dropped: models are loaded once, at start.
-        let (_, routes) = watch::channel(Arc::new(routes));
         let (counters, health) = (Arc::clone(&self.vitals.counters), Arc::clone(&self.vitals.health));
-        Batcher { inbox, reports, routes, outcomes, counters, health }
+        Batcher { inbox, reports, outcomes, counters, health }
     }
 
     fn sweeper(
@@ -180,13 +178,14 @@ impl Stages<'_> {
     }
 
     fn recoverer(&self, strays: Vec<Stray>, consumers: Vec<Arc<Consumer>>, into: Into) -> Recoverer {
-        let Into { jobs, outcomes, notices, stopped } = into;
+        let Into { routes, jobs, outcomes, notices, stopped } = into;
         Recoverer {
             strays,
             nats: self.nats.clone(),
             namespace: self.config.namespace.clone(),
             consumers,
             decoder: self.decoder(),
+            routes,
             jobs,
             outcomes,
             notices,
@@ -203,7 +202,7 @@ impl Stages<'_> {
         adopted: Vec<u64>,
         journal: Journal,
     ) -> Intake {
-        let Into { jobs, outcomes, notices, stopped } = into;
+        let Into { routes, jobs, outcomes, notices, stopped } = into;
         Intake {
             nats: self.nats.clone(),
             stream: self.names().jobs,
@@ -213,6 +212,7 @@ impl Stages<'_> {
             adopted,
             journal,
             decoder: self.decoder(),
+            routes,
             jobs,
             outcomes,
             notices,

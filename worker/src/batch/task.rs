@@ -5,24 +5,22 @@ use std::sync::mpsc::SyncSender;
 use std::time::Instant;
 
 use rustc_hash::FxBuildHasher;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::sleep_until;
 
 use super::former::{Closed, Facts, Former, Limits};
 use super::seal::seal;
-use crate::message::{AHEAD, Batch, Ceiling, EngineEvent, Job, Origin, Outcome, Ran, Report, RoutedJob, Served, Tails};
-use crate::route::{Routed, Routes};
+use crate::message::{AHEAD, Batch, Ceiling, EngineEvent, Origin, Outcome, Ran, Report, RoutedJob, Served, Tails};
+use crate::route::Routed;
 use crate::telemetry::{CeilingReport, Count, Counters, Health};
 
 /// The batch task.
 pub struct Batcher {
     /// Jobs from intake; closed when intake stops.
-    pub inbox: mpsc::Receiver<Vec<Job>>,
+    pub inbox: mpsc::Receiver<Vec<Routed>>,
     /// What engines have done.
     pub reports: mpsc::Receiver<Report>,
-    /// The models.
-    pub routes: watch::Receiver<Arc<Routes>>,
-    /// Where refusals go.
+    /// Where expired jobs go.
     pub outcomes: mpsc::Sender<Vec<Outcome>>,
     /// Written: batches.
     pub counters: Arc<Counters>,
@@ -61,6 +59,22 @@ fn line<'a>(lines: &'a mut Lines, model: &Arc<Served>) -> &'a mut Line {
     line
 }
 
+fn admit(lines: &mut Lines, Routed { model, tails, mut job }: Routed, now: Instant) {
+    job.envelope.marks.queued = Some(now);
+    let [step, fixed] = model.row_elements(&tails).map(|each| each.saturating_mul(job.part.rows));
+    let facts = Facts {
+        lane: job.envelope.origin.consumer.lane,
+        rows: job.part.rows,
+        length: model.padded_length(job.part.length),
+        step,
+        fixed,
+        deadline: job.deadline,
+        is_last: job.envelope.origin.pending == 0,
+        suspect: job.is_suspect.then(|| rank(&job.envelope.origin)),
+    };
+    line(lines, &model).former.push(tails, job, facts, now);
+}
+
 impl Batcher {
     /// Runs until the inbox is closed, then gives back every job that has not started and lets the engines end.
     pub async fn run(mut self) {
@@ -69,14 +83,10 @@ impl Batcher {
             let wake = self.dispatch(&mut lines).await;
             self.report(&lines);
             tokio::select! {
-                // One burst: while many large jobs are checked, no engine gets its next batch.
                 burst = self.inbox.recv() => {
                     let Some(burst) = burst else { return };
-                    let routes = Arc::clone(&self.routes.borrow_and_update());
                     let now = Instant::now();
-                    for job in burst {
-                        self.admit(&mut lines, &routes, job, now).await;
-                    }
+                    burst.into_iter().for_each(|routed| admit(&mut lines, routed, now));
                 }
                 report = self.reports.recv() => match report {
                     Some(report) => self.hear(&mut lines, report),
@@ -85,28 +95,6 @@ impl Batcher {
                 },
                 () = until(wake) => {}
             }
-        }
-    }
-
-    async fn admit(&self, lines: &mut Lines, routes: &Routes, job: Job, now: Instant) {
-        let consumer = Arc::clone(&job.envelope.origin.consumer);
-        match routes.route(job) {
-            Ok(Routed { model, tails, mut job }) => {
-                job.envelope.marks.queued = Some(now);
-                let [step, fixed] = model.row_elements(&tails).map(|each| each.saturating_mul(job.part.rows));
-                let facts = Facts {
-                    lane: consumer.lane,
-                    rows: job.part.rows,
-                    length: model.padded_length(job.part.length),
-                    step,
-                    fixed,
-                    deadline: job.deadline,
-                    is_last: job.envelope.origin.pending == 0,
-                    suspect: job.is_suspect.then(|| rank(&job.envelope.origin)),
-                };
-                line(lines, &model).former.push(tails, job, facts, now);
-            }
-            Err(refusal) => self.refuse(*refusal).await,
         }
     }
 
@@ -172,7 +160,8 @@ impl Batcher {
             for (mut job, deadline) in line.former.take_expired(now) {
                 let lane = job.envelope.origin.consumer.lane as usize;
                 before.iter().for_each(|backlog| job.envelope.ticket.leave(backlog[lane]));
-                self.refuse(Outcome::expired(job.envelope, deadline, now)).await;
+                // A closed channel means that publish is gone: the outcome is dropped and its job given back.
+                drop(self.outcomes.send(vec![Outcome::expired(job.envelope, deadline, now)]).await);
             }
             while let Some(slot) =
                 line.engines.values_mut().filter(|slot| slot.given < AHEAD).min_by_key(|slot| slot.given)
@@ -204,11 +193,6 @@ impl Batcher {
             self.report_ceilings(lines);
         }
         wake
-    }
-
-    async fn refuse(&self, outcome: Outcome) {
-        // A closed channel means that publish is gone: the outcome is dropped and its job given back.
-        drop(self.outcomes.send(vec![outcome]).await);
     }
 
     fn report(&self, lines: &Lines) {

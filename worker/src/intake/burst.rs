@@ -1,12 +1,13 @@
 use tokio::sync::mpsc;
 
 use crate::burst;
-use crate::message::{Job, Outcome};
+use crate::message::Outcome;
+use crate::route::Routed;
 use crate::ticket::{Notice, Ticket};
 
 /// The stages behind intake.
 pub(super) struct Out {
-    pub(super) jobs: mpsc::Sender<Vec<Job>>,
+    pub(super) jobs: mpsc::Sender<Vec<Routed>>,
     pub(super) outcomes: mpsc::Sender<Vec<Outcome>>,
 }
 
@@ -16,7 +17,7 @@ pub(super) struct Burst {
     /// Deliveries opened and renewed.
     pub(super) notices: Vec<Notice>,
     /// To be run.
-    pub(super) jobs: Vec<Job>,
+    pub(super) jobs: Vec<Routed>,
     /// Not to be run.
     pub(super) refusals: Vec<Outcome>,
     /// Came after the end was announced, to be given back.

@@ -16,7 +16,8 @@ use super::silence::{SILENCE, Silence};
 use super::status::Status;
 use crate::decode::Decoder;
 use crate::link::{Current, Inbox};
-use crate::message::{Consumer, Delivery, Job, Origin, Outcome, Suspicion};
+use crate::message::{Consumer, Delivery, Origin, Outcome, Suspicion};
+use crate::route::{Routed, Routes};
 use crate::shutdown::Stopped;
 use crate::telemetry::{ConsumerMeters, Count, Link, Vitals};
 use crate::ticket::{Closed, Notice, Ticket};
@@ -51,8 +52,10 @@ pub struct Intake {
     pub journal: Journal,
     /// Reads jobs.
     pub decoder: Decoder,
+    /// The models that they are for.
+    pub routes: Arc<Routes>,
     /// Where jobs go.
-    pub jobs: mpsc::Sender<Vec<Job>>,
+    pub jobs: mpsc::Sender<Vec<Routed>>,
     /// Where refusals go.
     pub outcomes: mpsc::Sender<Vec<Outcome>>,
     /// Where openings go; tickets get clones.
@@ -70,7 +73,7 @@ pub struct Intake {
 impl Intake {
     /// Runs until the stop is announced and the last pull has ended. Jobs that come in between are given back.
     pub async fn run(self) {
-        let Self { nats, stream, consumers, journal, decoder, notices, vitals, .. } = self;
+        let Self { nats, stream, consumers, journal, decoder, routes, notices, vitals, .. } = self;
         let next = consumers.iter().map(|c| format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", c.name)).collect();
         let mut credit = Credit::new(self.capacity, self.ack_wait, consumers.iter().map(|consumer| consumer.lane));
         self.adopted.into_iter().for_each(|sequence| credit.adopt(sequence));
@@ -86,6 +89,7 @@ impl Intake {
             consumers,
             journal,
             decoder,
+            routes,
             notices,
             link: vitals.health.link.subscribe(),
             stalled: vitals.health.stalled.subscribe(),
@@ -108,6 +112,7 @@ struct Puller {
     credit: Credit,
     journal: Journal,
     decoder: Decoder,
+    routes: Arc<Routes>,
     notices: mpsc::Sender<Vec<Notice>>,
     /// Jobs and refusals; `None` once the end was announced.
     out: Option<Out>,
@@ -314,13 +319,12 @@ impl Puller {
         if meters.decode.is_due() {
             meters.decode.record(envelope.marks.decoded.saturating_duration_since(received));
         }
-        match decoded {
-            Ok(job) => {
-                if job.is_suspect {
-                    self.credit.suspected();
-                }
-                self.burst.jobs.push(job);
-            }
+        if decoded.as_ref().is_ok_and(|job| job.is_suspect) {
+            self.credit.suspected();
+        }
+        // Right away, while what was read is at hand: in another task it would have gone cold.
+        match decoded.and_then(|job| self.routes.route(job)) {
+            Ok(routed) => self.burst.jobs.push(routed),
             Err(refusal) => self.burst.refusals.push(*refusal),
         }
     }

@@ -16,7 +16,8 @@ use tokio::time::sleep;
 use super::stored::{Stored, read};
 use crate::decode::Decoder;
 use crate::link::Current;
-use crate::message::{Consumer, Delivery, Job, Outcome};
+use crate::message::{Consumer, Delivery, Outcome};
+use crate::route::{Routed, Routes};
 use crate::shutdown::Stopped;
 use crate::telemetry::{Count, Counters};
 use crate::ticket::{Notice, Ticket, Verdict};
@@ -49,8 +50,10 @@ pub struct Recoverer {
     pub consumers: Vec<Arc<Consumer>>,
     /// Reads jobs.
     pub decoder: Decoder,
+    /// The models that they are for.
+    pub routes: Arc<Routes>,
     /// Where jobs go.
-    pub jobs: mpsc::Sender<Vec<Job>>,
+    pub jobs: mpsc::Sender<Vec<Routed>>,
     /// Where refusals go.
     pub outcomes: mpsc::Sender<Vec<Outcome>>,
     /// Where openings go.
@@ -128,8 +131,8 @@ impl Recoverer {
                 let Delivery { mut ticket, .. } = delivery;
                 ticket.ran();
             }
-            (None, None) => match self.decoder.decode(delivery, now) {
-                Ok(job) => drop(self.jobs.send(vec![job]).await),
+            (None, None) => match self.decoder.decode(delivery, now).and_then(|job| self.routes.route(job)) {
+                Ok(routed) => drop(self.jobs.send(vec![routed]).await),
                 Err(refusal) => drop(self.outcomes.send(vec![*refusal]).await),
             },
         }
