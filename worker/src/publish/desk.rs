@@ -1,25 +1,25 @@
 //! Every letter that is not settled yet, and what is done with each.
 
-use std::cmp::Ordering;
 use std::time::Instant;
 
-use async_nats::{Client, Message, PublishError};
+use async_nats::Message;
 use futures_util::future::BoxFuture;
 use futures_util::stream::FuturesUnordered;
 use futures_util::{FutureExt, StreamExt};
 use gristmill_schemas::header;
 
-use super::bundle::{self, Bundle, Together};
-use super::encode::{self, Heads};
+use super::bundle::{self, Together};
+use super::encode::Heads;
 use super::end::Teller;
-use super::letter::{Letter, Next, Step};
+use super::letter::{Letter, Next};
 use super::window::{Parcel, Window};
 use super::word::Word;
 use crate::burst;
 use crate::link::{Current, Inbox};
 use crate::message::Outcome;
-use crate::telemetry::Count;
 use crate::ticket::{Ticket, Verdict};
+
+mod send;
 
 /// Owned by the publish task.
 pub(super) struct Desk {
@@ -211,64 +211,6 @@ impl Desk {
         }
     }
 
-    /// Sends the letter's message. Returns it, with the reason, where the client does not take it.
-    async fn send(&mut self, mut letter: Box<Letter>, now: Instant) -> Option<(Box<Letter>, Word)> {
-        if letter.trail.attempts > 0 {
-            self.teller.vitals.counters.inc(Count::PublishRetries);
-        }
-        let number = self.window.next();
-        let message = self.encode(&mut letter, now);
-        let reply = [&self.inbox.prefix, ".", itoa::Buffer::new().format(number)].concat();
-        match publish(&self.inbox.client, message, reply).await {
-            Ok(()) => {
-                self.window.put(Parcel::Letter(letter));
-                None
-            }
-            Err(error) => Some((letter, Word::of_client(&error))),
-        }
-    }
-
-    /// Sends results under one number.
-    async fn send_together(&mut self, letters: Vec<Box<Letter>>, now: Instant) {
-        let number = self.window.next();
-        let mut text = itoa::Buffer::new();
-        let number = text.format(number);
-        let mut bundle = Bundle::new(self.together.name(number), letters);
-        for place in 0..bundle.letters.len() {
-            let message = self.encode(&mut bundle.letters[place], now);
-            let reply = bundle.reply(&self.inbox.prefix, number, place);
-            if let Err(error) = publish(&self.inbox.client, message, reply).await {
-                return self.leave_off(bundle, place, &error, now).await;
-            }
-        }
-        self.window.put(Parcel::Bundle(bundle));
-    }
-
-    /// The client did not take the letter at this place of a bundle, which the server will not confirm for that.
-    async fn leave_off(&mut self, bundle: Bundle, place: usize, error: &PublishError, now: Instant) {
-        // What the server says of the letters before has no meaning any more.
-        self.window.skip();
-        self.together.failed("the client did not take all of them", now);
-        for (index, letter) in bundle.letters.into_iter().enumerate() {
-            match index.cmp(&place) {
-                Ordering::Less => self.judge(letter, Word::Apart(error.to_string()), now).await,
-                Ordering::Equal => self.judge(letter, Word::of_client(error), now).await,
-                Ordering::Greater => self.follow(letter, Next::Send, now).await,
-            }
-        }
-    }
-
-    /// Makes the message of a letter's present step.
-    fn encode(&mut self, letter: &mut Letter, now: Instant) -> encode::Message {
-        let timed = letter.model().filter(|model| letter.step == Step::Result && model.meters.encode.is_due()).cloned();
-        let began = timed.as_ref().map(|_| Instant::now());
-        let message = letter.message(&self.teller.names, &mut self.heads, now);
-        if let (Some(model), Some(began)) = (timed, began) {
-            model.meters.encode.record(began.elapsed());
-        }
-        message
-    }
-
     /// Looks up what is stored in a place of the results stream.
     fn look(&self, letter: Box<Letter>, place: u64) {
         let (context, results) = (self.nats.context(), self.teller.names.results.clone());
@@ -300,11 +242,6 @@ impl Desk {
             self.teller.vitals.health.stalled.send_replace(None);
         }
     }
-}
-
-async fn publish(client: &Client, message: encode::Message, reply: String) -> Result<(), PublishError> {
-    let encode::Message { subject, headers, payload } = message;
-    client.publish_with_reply_and_headers(subject, reply, headers, payload).await
 }
 
 /// What the publish task is told.

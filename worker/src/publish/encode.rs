@@ -64,6 +64,8 @@ pub(super) struct From<'a> {
     pub(super) envelope: &'a Envelope,
     /// The span.
     pub(super) context: TraceContext,
+    /// `tracestate` and `baggage` go along, if the job has them.
+    pub(super) passes_on: bool,
 }
 
 /// A message ready to be published.
@@ -154,12 +156,12 @@ impl Names {
     }
 
     /// Our span in the job's trace, and what travels with the trace untouched.
-    fn trace(&self, headers: &mut HeaderMap, From { envelope, context }: From<'_>) {
+    fn trace(&self, headers: &mut HeaderMap, From { envelope, context, passes_on }: From<'_>) {
         let Propagation { trace_context, baggage } = self.propagation;
         if trace_context {
             own(headers, header::TRACEPARENT, context.to_string());
         }
-        if !envelope.passes_on {
+        if !passes_on {
             return;
         }
         for ((name, limit), _) in

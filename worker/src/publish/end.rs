@@ -60,6 +60,9 @@ impl Teller {
                 tracing::warn!(reason, sequence, ?keep, "the dead letter does not fit");
             }
             Step::Bury(_) => tracing::error!(sequence, "no dead letter was kept: not even its own headers fit"),
+            Step::Result | Step::Error if letter.passes_on => {
+                tracing::warn!(reason, sequence, "the answer does not fit, sent again without baggage and tracestate");
+            }
             Step::Error => tracing::error!(reason, sequence, "the error result does not fit the server's max_payload"),
             Step::Result | Step::Check => {}
         }

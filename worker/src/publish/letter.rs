@@ -70,6 +70,8 @@ pub(super) struct Letter {
     pub(super) buried: Option<Trail>,
     /// When the last attempt was made.
     pub(super) tried: Instant,
+    /// What else travels in the sender's trace goes along, until it makes an answer too large.
+    pub(super) passes_on: bool,
     pause: Duration,
 }
 
@@ -83,7 +85,9 @@ impl Letter {
             Answer::Refused { code, .. } => (refusal(*code, &envelope), Next::Refuse),
         };
         let trail = Trail { interval: [now; 2], attempts: 0, error: None };
-        (Box::new(Self { envelope, answer, context, step, trail, buried: None, tried: now, pause: BACKOFF.0 }), next)
+        let (passes_on, pause) = (envelope.passes_on, BACKOFF.0);
+        let letter = Self { envelope, answer, context, step, trail, buried: None, tried: now, passes_on, pause };
+        (Box::new(letter), next)
     }
 
     /// The model that answered, if the job got as far as one.
@@ -117,7 +121,7 @@ impl Letter {
         }
         self.trail.attempts += 1;
         self.tried = now;
-        let from = From { envelope: &self.envelope, context: self.context };
+        let from = From { envelope: &self.envelope, context: self.context, passes_on: self.passes_on };
         let mut message = match (&self.answer, self.step) {
             (Answer::Ok { model, outputs, parameters }, _) => {
                 names.result(from, (model, heads.of(names, model, &self.envelope.reply)), outputs, *parameters)
@@ -157,6 +161,10 @@ impl Letter {
                 self.go_on(Step::Error)
             }
             (Word::Stored(_), Step::Error) => Next::Done(self.verdict()),
+            (Word::TooLarge(_), Step::Result | Step::Error) if self.passes_on => {
+                self.passes_on = false;
+                self.go_on(self.step)
+            }
             (Word::TooLarge(why), Step::Result) => {
                 let (model, code) = (self.model().cloned(), ErrorCode::TooLarge);
                 self.answer = Answer::Refused { model, code, message: format!("the result is too large: {why}") };
@@ -297,6 +305,7 @@ mod tests {
             assert_eq!(letter.heard(too_large(), Instant::now()), Next::Send);
         }
         assert_eq!((letter.step, letter.buried.is_none()), (Step::Error, true));
+        assert_eq!(letter.heard(too_large(), Instant::now()), Next::Send, "without the sender's baggage");
         assert!(matches!(letter.heard(too_large(), Instant::now()), Next::Done(Verdict::Refused(_))));
     }
 

@@ -69,7 +69,7 @@ impl Way {
     }
 
     fn send(&mut self, envelope: &Envelope, rows: &Rows) -> Message {
-        let from = From { envelope, context: envelope.trace.context };
+        let from = From { envelope, context: envelope.trace.context, passes_on: envelope.passes_on };
         let head = self.heads.of(&self.names, &self.model, &envelope.reply);
         self.names.result(from, (&self.model, head), rows, Parameters::default())
     }
