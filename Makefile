@@ -5,7 +5,8 @@
 #   make chaos   the tests with faults at full scale (some 8 minutes); the seed is GRISTMILL_SEED, and printed
 #   make check   lints and tests, exactly what CI runs
 #   make dev     broker, worker and demo model, left running until Ctrl-C
-#   make bench   Gristmill beside a bare relay, raw libtorch, a Python worker and mosec; several models and workers; what the crash
+#   make dist    what ships, optimised as a whole (some 10 minutes more): target/dist/gristmill-worker and target/dist/gristmill
+#   make bench   that beside a bare relay, raw libtorch, a Python worker and mosec; several models and workers; what the crash
 #                ledger and telemetry cost
 #   make gpu-check   the worker on a GPU: answers, rates, idle time and memory, as a table
 #   make dashboards  write ops/dashboards/gristmill.json anew
@@ -17,12 +18,14 @@ BIN := .venv/bin
 CARGO := cargo
 # The C++ of torch-sys and the tests take the same profile, so that each is compiled once.
 FLAGS := --release --locked --workspace
+# Of the binaries that tests and benches start, `dist` has those whose speed counts; `GRISTMILL_PROFILE=dist` names them.
+DIST := -p gristmill-worker -p gristmill-ctl -p gristmill-bench --bin gristmill-worker --bin gristmill --bin relay
 PY_CONFIG := --config schemas/python/pyproject.toml
 # Checks the rules. Fetched where nobody names one.
 PROMTOOL := target/tools/promtool
 PY_SOURCES := $(wildcard schemas/python/src/gristmill/*.py integration/models/*.py)
 
-.PHONY: run dev test chaos check gpu-check lint dashboards ops-check bench fuzz venv build models lock format clean
+.PHONY: run dev test chaos check dist gpu-check lint dashboards ops-check bench fuzz venv build models lock format clean
 
 run: venv build
 	$(BIN)/python integration/demo/run.py
@@ -47,8 +50,12 @@ lint: venv
 	$(BIN)/ruff format -q --check $(PY_CONFIG) schemas/python integration ops
 	cd schemas/python && ../../$(BIN)/mypy
 
-gpu-check: venv build
-	$(BIN)/python integration/gpu/check.py
+dist: venv
+	@echo "building what ships (the first time takes some 10 minutes) ..."
+	$(CARGO) build --profile dist --locked $(DIST)
+
+gpu-check: venv dist
+	GRISTMILL_PROFILE=dist $(BIN)/python integration/gpu/check.py
 
 dashboards:
 	$(CARGO) run --release --locked -p gristmill-dashboards -- ops/dashboards/gristmill.json
@@ -59,7 +66,8 @@ ops-check: venv build $(PROMTOOL)
 target/tools/promtool:
 	$(PYTHON) ops/promtool.py $@
 
-bench: venv build models target/bench/models
+bench: export GRISTMILL_PROFILE = dist
+bench: venv build dist models target/bench/models
 	target/release/contest
 	target/release/contest --scaling --rounds 3
 	$(CARGO) bench --locked -p gristmill-integration

@@ -19,7 +19,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-WORKER = ROOT / "target/release/gristmill-worker"
+BIN = ROOT / "target" / os.environ.get("GRISTMILL_PROFILE", "release")
+"""Where binaries lie: as the tests, see `integration/src/paths.rs`."""
 
 
 def free_port() -> int:
@@ -109,7 +110,7 @@ def worker(directory: Path, url: str, models: Path, admin_port: int | None = Non
         "GRISTMILL__LEDGER__DIR": str(directory),
         "GRISTMILL__ADMIN__LISTEN": admin,
     }
-    process = Process("worker", [str(WORKER)], directory, settings)
+    process = Process("worker", [str(BIN / "gristmill-worker")], directory, settings)
     try:
         wait_for(lambda: _ready(admin), process)
         yield f"http://{admin}"

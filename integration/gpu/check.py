@@ -1,6 +1,6 @@
 """What the tests cannot show without a GPU: `check.py [--device cuda:0] [--instances 1] [--scale 1.0]`, and one table.
 
-Needs what `make build` makes, nats-server, the Python package `gristmill` and PyTorch 2.11.0; no registry, no compiler.
+Needs what `make dist` makes (or `make build`, without `GRISTMILL_PROFILE`), nats-server, the Python package `gristmill` and PyTorch 2.11.0; no registry, no compiler.
 The worker loads the libtorch of the Python that runs this. `--device cpu` tries the check itself where there is no GPU.
 
 Each model's jobs are stored before the worker starts. Every answer is compared with PyTorch's on the same device. Rates
@@ -28,7 +28,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[1] / place) for place in PL
 import faults  # noqa: E402
 import models  # noqa: E402
 from parts import KINDS, Admin, Case, Raw, collect, submit  # noqa: E402
-from processes import ROOT, nats_server, scratch, worker  # noqa: E402
+from processes import BIN, nats_server, scratch, worker  # noqa: E402
 
 TORCH = "2.11.0"
 
@@ -46,7 +46,7 @@ class Row:
 
 
 def set_up(url: str, model: str) -> None:
-    command = [str(ROOT / "target/release/gristmill"), "--nats", url, "setup", "--model", model]
+    command = [str(BIN / "gristmill"), "--nats", url, "setup", "--model", model]
     subprocess.run(command, check=True, capture_output=True)
 
 

@@ -7,13 +7,15 @@ pub fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("integration/ lies in the root")
 }
 
-/// A binary of this workspace, as built by the Makefile.
+/// A binary of this workspace, as built by the Makefile in the profile that `GRISTMILL_PROFILE` names: `release` unless it is set,
+/// or `dist`, which ships.
 ///
 /// # Panics
 /// If it was not built.
 pub fn binary(name: &str) -> PathBuf {
-    let path = root().join("target/release").join(name);
-    assert!(path.exists(), "{} is missing: run the tests through `make test`", path.display());
+    let profile = std::env::var("GRISTMILL_PROFILE").unwrap_or_else(|_| "release".to_owned());
+    let path = root().join("target").join(&profile).join(name);
+    assert!(path.exists(), "{} is missing: `make build` and `make dist` build them", path.display());
     path
 }
 
