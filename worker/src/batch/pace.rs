@@ -1,11 +1,12 @@
 //! How much a batch may have: what throughput takes; and while online jobs come, not so many bulk jobs that they would wait for long.
 //! Pure.
 
+use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::cost::Cost;
 use super::knee::Knee;
-use crate::message::AHEAD;
+use crate::message::{AHEAD, MOST_AHEAD};
 
 /// A run with bulk jobs may take one part in this many of the target: an online job that comes finds one run under way and others
 /// handed to the engine, and is in the next. One part is left for what scatters.
@@ -25,6 +26,10 @@ const TO_CHOOSE_FROM: f64 = 24.0;
 
 /// Of runs longer than that, so many.
 const LEAST: f64 = 2.0;
+
+/// Full batches of so much time are handed to an engine: where cores are short, the batch task may wait for one as long as the time
+/// slices of others take.
+const BRIDGED: Duration = Duration::from_millis(4);
 
 /// What the runs of a model taught, and what it is used for.
 #[derive(Debug)]
@@ -57,6 +62,19 @@ impl Pace {
     /// What runs cost.
     pub fn cost(&self) -> &Cost {
         &self.cost
+    }
+
+    /// What a run of so many elements is expected to take; nothing is known before the first.
+    pub fn expected(&self, elements: usize) -> Option<Duration> {
+        Some(self.cost.estimate(elements)).filter(|run| !run.is_zero())
+    }
+
+    /// Whether an engine that was given runs of these lengths may have one more full batch. An online job that comes finds no more
+    /// before it than where runs are long.
+    pub fn gives_more(&self, given: &VecDeque<Option<Duration>>) -> bool {
+        let most = self.target.map_or(BRIDGED, |target| BRIDGED.min(target / PARTS));
+        let known: Option<Duration> = given.iter().copied().sum();
+        given.len() < AHEAD || given.len() < MOST_AHEAD && known.is_some_and(|known| known < most)
     }
 
     /// How many batches of so many elements are worth having wait for an engine. Before the first run, any number is.
@@ -126,6 +144,20 @@ mod tests {
         assert_eq!([250_000, 10_000_000].map(|micros| useful(micros, false)), [4.0, 2.0]);
         assert_eq!([10_000, 50_000, 250_000].map(|micros| useful(micros, true)), [24.0, 20.0, 4.0]);
         assert_eq!(Pace::new(false, None).useful(1, true), f64::INFINITY);
+    }
+
+    #[test]
+    fn an_engine_has_two_batches_before_it_or_a_few_milliseconds() {
+        let gives = |pace: &Pace, runs: usize, micros: Option<u64>| {
+            pace.gives_more(&vec![micros.map(Duration::from_micros); runs].into())
+        };
+        let any = pace(false, None);
+        assert!(gives(&any, 1, Some(1_000_000)) && !gives(&any, 2, Some(2_000)), "long runs");
+        assert!(gives(&any, 7, Some(500)) && !gives(&any, 8, Some(500)));
+        assert!(gives(&any, 15, Some(1)) && !gives(&any, 16, Some(1)));
+        assert!(gives(&any, 1, None) && !gives(&any, 2, None), "nothing is known of them");
+        let urgent = pace(false, Some(Duration::from_millis(4)));
+        assert!(gives(&urgent, 3, Some(300)) && !gives(&urgent, 4, Some(300)), "a quarter of the target");
     }
 
     #[test]

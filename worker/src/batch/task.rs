@@ -1,8 +1,8 @@
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::SyncSender;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rustc_hash::FxBuildHasher;
 use tokio::sync::mpsc;
@@ -10,7 +10,7 @@ use tokio::time::sleep_until;
 
 use super::former::{Closed, Facts, Former, Limits};
 use super::seal::seal;
-use crate::message::{AHEAD, Batch, Ceiling, EngineEvent, Origin, Outcome, Ran, Report, RoutedJob, Served, Tails};
+use crate::message::{Batch, Ceiling, EngineEvent, Origin, Outcome, Ran, Report, RoutedJob, Served, Tails};
 use crate::route::Routed;
 use crate::telemetry::{CeilingReport, Count, Counters, Health};
 
@@ -38,8 +38,8 @@ struct Line {
 /// An engine instance.
 struct Slot {
     batches: SyncSender<Batch>,
-    /// Batches given to it that are not done.
-    given: usize,
+    /// What the batches are expected to take that were given to it and are not done, as far as that is known.
+    given: VecDeque<Option<Duration>>,
 }
 
 impl Line {
@@ -102,9 +102,11 @@ impl Batcher {
     fn hear(&self, lines: &mut Lines, Report { model, instance, event }: Report) {
         let Line { former, engines } = line(lines, &model);
         match event {
-            EngineEvent::Ready(batches) => drop(engines.insert(instance, Slot { batches, given: 0 })),
+            EngineEvent::Ready(batches) => drop(engines.insert(instance, Slot { batches, given: VecDeque::new() })),
             EngineEvent::Done { learned, ran } => {
-                engines.entry(instance).and_modify(|slot| slot.given -= 1);
+                if let Some(slot) = engines.get_mut(&instance) {
+                    slot.given.pop_front();
+                }
                 if let Some(Ran { elements, took }) = ran {
                     let pace = &mut former.pace;
                     pace.observe(elements, took);
@@ -145,7 +147,7 @@ impl Batcher {
         self.health.ceilings.send_replace(lines.values().flat_map(of).collect());
     }
 
-    /// Gives every idle engine a batch while there are due ones, and those that are busy a full one to go on with: what waits
+    /// Gives every idle engine a batch while there are due ones, and those that are busy full ones to go on with: what waits
     /// for no engine may still grow, but a full batch cannot. Returns when to look again at the latest.
     async fn dispatch(&self, lines: &mut Lines) -> Option<Instant> {
         let now = Instant::now();
@@ -163,12 +165,11 @@ impl Batcher {
                 // A closed channel means that publish is gone: the outcome is dropped and its job given back.
                 drop(self.outcomes.send(vec![Outcome::expired(job.envelope, deadline, now)]).await);
             }
-            while let Some(slot) =
-                line.engines.values_mut().filter(|slot| slot.given < AHEAD).min_by_key(|slot| slot.given)
-            {
-                let closed = if slot.given == 0 { line.former.take(now) } else { line.former.take_full(now) };
+            loop {
+                let free = line.engines.values_mut().filter(|slot| line.former.pace.gives_more(&slot.given));
+                let Some(slot) = free.min_by_key(|slot| slot.given.len()) else { break };
+                let closed = if slot.given.is_empty() { line.former.take(now) } else { line.former.take_full(now) };
                 let Some(Closed { key: tails, mut jobs, reason, most }) = closed else { break };
-                slot.given += 1;
                 let length = jobs.iter().map(|job| model.padded_length(job.part.length)).max().unwrap_or(0);
                 let tails = model.signature.at_length(&tails, length);
                 let backlog = line.former.backlog(engines, now);
@@ -180,12 +181,13 @@ impl Batcher {
                 }
                 self.counters.add(Count::BatchJobs, batch.jobs.len() as u64);
                 self.counters.add(Count::BatchRows, batch.rows() as u64);
+                slot.given.push_back(line.former.pace.expected(batch.elements()));
                 // A failed send means that the instance died, which ends the process; the batch is dropped, which gives
                 // its jobs back.
                 drop(slot.batches.send(batch));
             }
             // Without an idle engine the next batch waits for one, not for a time; deadlines pass all the same.
-            let is_any_idle = line.engines.values().any(|slot| slot.given == 0);
+            let is_any_idle = line.engines.values().any(|slot| slot.given.is_empty());
             let next = if is_any_idle { line.former.next_wake(now) } else { line.former.next_deadline() };
             wake = [wake, next].into_iter().flatten().min();
         }

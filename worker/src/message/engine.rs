@@ -26,7 +26,7 @@ pub struct Report {
 /// What happened to an engine instance.
 #[derive(Debug)]
 pub enum EngineEvent {
-    /// It is ready for its first batch. Batches go here, [`AHEAD`] at most that are not done; dropping this ends the thread.
+    /// It is ready for its first batch. Batches go here, [`MOST_AHEAD`] at most that are not done; dropping this ends the thread.
     Ready(SyncSender<Batch>),
     /// It has done a batch.
     Done {
@@ -39,6 +39,9 @@ pub enum EngineEvent {
 
 /// Batches that an instance may have: one that runs, and one for it to go on with.
 pub const AHEAD: usize = 2;
+
+/// As many where runs are so short that it would be done with two before the batch task gets a processor.
+pub const MOST_AHEAD: usize = 16;
 
 /// A run of a whole batch.
 #[derive(Debug, Clone, Copy)]

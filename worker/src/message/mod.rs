@@ -15,7 +15,7 @@ use time::OffsetDateTime;
 use crate::telemetry::{CloseReason, ModelMeters, Trace};
 use crate::ticket::Ticket;
 
-pub use engine::{AHEAD, Broken, Ceiling, EngineEvent, Instance, Ran, Report};
+pub use engine::{AHEAD, Broken, Ceiling, EngineEvent, Instance, MOST_AHEAD, Ran, Report};
 
 /// A message as the server delivered it.
 #[derive(Debug)]

@@ -25,7 +25,7 @@ use self::held::Held;
 use self::isolate::{Isolator, Stop, Unfit};
 use self::warm_up::warm_up;
 use crate::cores::Cores;
-use crate::message::{AHEAD, Batch, Broken, EngineEvent, Instance, Outcome, Ran, Report, Served};
+use crate::message::{Batch, Broken, EngineEvent, Instance, MOST_AHEAD, Outcome, Ran, Report, Served};
 use crate::telemetry::{Counters, Health, RunClock, Spans};
 
 /// What every instance is given.
@@ -89,7 +89,7 @@ impl Instances {
             match load() {
                 Ok(engine) => {
                     drop(ready.send(Ok(())));
-                    let (batches, inbox) = sync_channel(AHEAD);
+                    let (batches, inbox) = sync_channel(MOST_AHEAD);
                     let guarded = Guarded { engine, clock: &clock };
                     let isolator = Isolator::new(guarded, &load, &instances.counters, Ahead::new(inbox));
                     instances.serve(isolator, batches, &model, number);
