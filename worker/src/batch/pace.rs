@@ -29,7 +29,7 @@ const LEAST: f64 = 2.0;
 
 /// Full batches of so much time are handed to an engine: where cores are short, the batch task may wait for one as long as the time
 /// slices of others take.
-const BRIDGED: Duration = Duration::from_millis(4);
+const BRIDGED: Duration = Duration::from_millis(2);
 
 /// What the runs of a model taught, and what it is used for.
 #[derive(Debug)]
@@ -153,11 +153,11 @@ mod tests {
         };
         let any = pace(false, None);
         assert!(gives(&any, 1, Some(1_000_000)) && !gives(&any, 2, Some(2_000)), "long runs");
-        assert!(gives(&any, 7, Some(500)) && !gives(&any, 8, Some(500)));
+        assert!(gives(&any, 3, Some(500)) && !gives(&any, 4, Some(500)));
         assert!(gives(&any, 15, Some(1)) && !gives(&any, 16, Some(1)));
         assert!(gives(&any, 1, None) && !gives(&any, 2, None), "nothing is known of them");
         let urgent = pace(false, Some(Duration::from_millis(4)));
-        assert!(gives(&urgent, 3, Some(300)) && !gives(&urgent, 4, Some(300)), "a quarter of the target");
+        assert!(gives(&urgent, 3, Some(300)) && !gives(&urgent, 4, Some(300)), "a quarter of 4 ms");
     }
 
     #[test]
