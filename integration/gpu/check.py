@@ -1,6 +1,7 @@
 """What the tests cannot show without a GPU: `check.py [--device cuda:0] [--instances 1] [--scale 1.0]`, and one table.
 
-Needs what `make dist` makes (or `make build`, without `GRISTMILL_PROFILE`), nats-server, the Python package `gristmill` and PyTorch 2.11.0; no registry, no compiler.
+Needs what `make build` makes (`make dist`, with `GRISTMILL_PROFILE=dist`), nats-server, the Python package `gristmill`
+and PyTorch 2.11.0; no registry, no compiler.
 The worker loads the libtorch of the Python that runs this. `--device cpu` tries the check itself where there is no GPU.
 
 Each model's jobs are stored before the worker starts. Every answer is compared with PyTorch's on the same device. Rates
