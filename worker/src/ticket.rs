@@ -106,6 +106,11 @@ impl Ticket {
         self.backlog = Some(backlog);
     }
 
+    /// Whether full batches waited behind the job when it left its queue.
+    pub fn is_followed(&self) -> bool {
+        self.backlog.is_some_and(|backlog| backlog.fill > 0.0)
+    }
+
     /// The job is recorded: this is its span.
     pub fn record(&mut self, span: Box<Processing>) {
         self.span = Some(span);

@@ -6,6 +6,7 @@ mod bundle;
 mod desk;
 mod encode;
 mod end;
+mod held;
 mod letter;
 mod spans;
 mod task;

@@ -1,12 +1,12 @@
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep_until};
 
 use super::desk::{Desk, Event};
 use super::encode::Names;
 use super::end::Teller;
+use super::held::Held;
 use crate::link::Current;
 use crate::message::Outcome;
 use crate::telemetry::{SlowLog, Vitals};
@@ -42,24 +42,25 @@ impl Publisher {
         let mut link = vitals.health.link.subscribe();
         let mut losses = link.borrow_and_update().losses;
         let mut desk = Desk::open(nats, Teller::new(names, vitals, slow), together).await;
-        // What the window has no room for yet.
-        let mut waiting = VecDeque::new();
+        let mut held = Held::default();
         let mut tick = interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut is_open = true;
         loop {
             let (room, now) = (window.saturating_sub(desk.len()), Instant::now());
-            let begun = room.min(waiting.len());
-            desk.begin(waiting.drain(..begun), now).await;
+            desk.begin(held.due(room), now).await;
             desk.settle();
-            if !is_open && waiting.is_empty() && desk.len() == 0 {
+            if !is_open && held.is_empty() && desk.len() == 0 {
                 return;
             }
             tokio::select! {
-                received = inbox.recv(), if is_open && waiting.is_empty() => match received {
-                    Some(burst) => waiting.extend(burst),
+                received = inbox.recv(), if is_open && held.is_empty() => match received {
+                    Some(burst) => held.add(burst, Instant::now()),
                     None => is_open = false,
                 },
+                () = sleep_until(held.until().unwrap_or(now).into()), if held.until().is_some() => {
+                    held.release(std::iter::from_fn(|| inbox.try_recv().ok()));
+                }
                 event = desk.event() => match event {
                     Event::Word(message) => {
                         let now = Instant::now();

@@ -37,18 +37,12 @@ impl Ahead {
         self.next.take().or_else(|| self.inbox.recv().ok().map(Incoming::from))
     }
 
-    /// Whether there is a batch to go on with at once.
-    pub(super) fn is_there(&mut self) -> bool {
-        if self.next.is_none() {
-            self.next = self.inbox.try_recv().ok().map(Incoming::from);
-        }
-        self.next.is_some()
-    }
-
     /// Stages the next batch, if it is there. Where that fails the batch has it done in its own turn: what is wrong with it shows
     /// again then, and is not taken for a fault of the batch that runs now.
     pub(super) fn stage(&mut self, engine: &mut dyn Engine) {
-        self.is_there();
+        if self.next.is_none() {
+            self.next = self.inbox.try_recv().ok().map(Incoming::from);
+        }
         if let Some(next) = self.next.as_mut().filter(|next| next.stacked.is_none()) {
             let (lap, staged) = stack(engine, &next.batch, Phase::PadAhead);
             next.stacked = staged.ok().map(|staged| Stacked { staged, lap });

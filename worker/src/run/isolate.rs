@@ -84,11 +84,6 @@ impl<'a> Isolator<'a> {
         self.ahead.recv()
     }
 
-    /// Whether there is a batch to go on with at once.
-    pub(super) fn is_next_there(&mut self) -> bool {
-        self.ahead.is_there()
-    }
-
     /// What the last batch went through.
     pub(super) fn take_laps(&mut self) -> Vec<Lap> {
         std::mem::take(&mut self.laps)

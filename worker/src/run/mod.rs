@@ -4,7 +4,6 @@
 mod ahead;
 mod answer;
 mod attempt;
-mod held;
 mod isolate;
 mod laps;
 mod parts;
@@ -13,7 +12,6 @@ mod warm_up;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, OnceLock};
-use std::time::{Duration, Instant};
 
 use gristmill_engine::{DeviceMemory, Engine, Load, LoadError, ModelFile};
 use gristmill_ledger::{Cause, Death, Witness};
@@ -21,7 +19,6 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::ahead::Ahead;
 use self::attempt::Guarded;
-use self::held::Held;
 use self::isolate::{Isolator, Stop, Unfit};
 use self::warm_up::warm_up;
 use crate::cores::Cores;
@@ -106,22 +103,14 @@ impl Instances {
         let report = |event| self.reports.blocking_send(Report { model: Arc::clone(model), instance, event });
         // Either end closed means that the batch task is gone: the drain has come to us.
         let mut is_wanted = report(EngineEvent::Ready(batches)).is_ok();
-        let mut held = Held::default();
         while is_wanted {
             let Some(incoming) = isolator.recv() else { return };
-            let began = Instant::now();
             clock.begin();
             let (seal, elements, mut learned) =
                 (Arc::clone(&incoming.batch.seal), incoming.batch.elements(), Vec::new());
-            let mut emit = |outcomes| {
-                let now = Instant::now();
-                held.add(outcomes, now);
-                self.send(held.due(now, Some(Duration::ZERO)));
-            };
+            let mut emit = |outcomes| drop(self.outcomes.blocking_send(outcomes));
             let done = isolator.run(incoming, &mut learned, &mut emit);
             clock.end();
-            let next = (done.is_ok() && isolator.is_next_there()).then(|| began.elapsed());
-            self.send(held.due(Instant::now(), next));
             self.note(isolator.memory());
             let laps = isolator.take_laps();
             let ran = laps::whole_run(&laps).map(|took| Ran { elements, took });
@@ -130,13 +119,6 @@ impl Instances {
                 self.end(unfit, model);
             }
             is_wanted = report(EngineEvent::Done { learned, ran }).is_ok();
-        }
-        self.send(held.due(Instant::now(), None));
-    }
-
-    fn send(&self, outcomes: Vec<Outcome>) {
-        if !outcomes.is_empty() {
-            drop(self.outcomes.blocking_send(outcomes));
         }
     }
 
