@@ -23,7 +23,8 @@ use crate::ticket::Backlog;
 /// load.
 const BULK_FLOOR: u32 = 8;
 
-/// One batch in this many is a suspect's, if one waits beside other jobs.
+/// One batch in this many is a suspect's, if one waits beside other jobs. While full batches keep an engine busy, it is let run empty for
+/// it, and for jobs that no full batch would take.
 const SOLO_TURN: u32 = 4;
 
 /// When a batch is full and how long it may wait.
@@ -250,11 +251,21 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// them is not to be lost with them.
     pub fn take_full(&mut self, now: Instant) -> Option<Closed<K, J>> {
         let bulk_first = self.is_bulk_first();
+        if self.batches.is_multiple_of(SOLO_TURN) && self.is_passed_over(bulk_first, now) {
+            return None;
+        }
         let full = self.queues.iter().filter(|(key, queue)| queue.is_full(&self.limits_of(key, now)));
         let key = full.min_by_key(|(_, queue)| queue.rank(bulk_first)).map(|(key, _)| key.clone())?;
         let batch = self.fill(key, bulk_first, now);
         self.batches = self.batches.wrapping_add(1);
         Some(batch)
+    }
+
+    /// Whether full batches only would pass over a suspect, or over those who are first in turn.
+    fn is_passed_over(&self, bulk_first: bool, now: Instant) -> bool {
+        let due = self.queues.iter().filter(|(key, queue)| self.due(key, queue, now) <= now);
+        let first = due.min_by_key(|(_, queue)| queue.rank(bulk_first));
+        !self.suspects.is_empty() || first.is_some_and(|(key, queue)| !queue.is_full(&self.limits_of(key, now)))
     }
 
     fn is_bulk_first(&self) -> bool {

@@ -154,7 +154,7 @@ mod tests {
         let any = pace(false, None);
         assert!(gives(&any, 1, Some(1_000_000)) && !gives(&any, 2, Some(2_000)), "long runs");
         assert!(gives(&any, 3, Some(500)) && !gives(&any, 4, Some(500)));
-        assert!(gives(&any, 15, Some(1)) && !gives(&any, 16, Some(1)));
+        assert!(gives(&any, 7, Some(1)) && !gives(&any, 8, Some(1)));
         assert!(gives(&any, 1, None) && !gives(&any, 2, None), "nothing is known of them");
         let urgent = pace(false, Some(Duration::from_millis(4)));
         assert!(gives(&urgent, 3, Some(300)) && !gives(&urgent, 4, Some(300)), "a quarter of 4 ms");

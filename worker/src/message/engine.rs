@@ -41,7 +41,7 @@ pub enum EngineEvent {
 pub const AHEAD: usize = 2;
 
 /// As many where runs are so short that it would be done with two before the batch task gets a processor.
-pub const MOST_AHEAD: usize = 16;
+pub const MOST_AHEAD: usize = 8;
 
 /// A run of a whole batch.
 #[derive(Debug, Clone, Copy)]

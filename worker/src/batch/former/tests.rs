@@ -151,11 +151,32 @@ fn a_busy_engine_is_given_only_what_nothing_can_join() {
     former.push("a", 1, online(1), now);
     former.push("b", 2, online(1), now);
     former.push("b", 3, Facts { suspect: Some(1), ..online(1) }, now);
+    former.batches = 1;
     assert_eq!(former.take_full(now), None);
     former.push("b", 4, online(1), now);
     let full = Closed { key: "b", jobs: vec![2, 4], reason: CloseReason::Full, most: 2 };
     assert_eq!((former.take_full(now), former.take_full(now)), (Some(full), None));
     assert_eq!(former.waiting(), [2, 0]);
+}
+
+#[test]
+fn a_busy_engine_is_let_run_empty_for_those_that_full_batches_pass_over() {
+    let turns = |suspect| {
+        let (mut former, now) = (former(2, Duration::ZERO), Instant::now());
+        former.push("b", 0, Facts { suspect, ..online(1) }, now);
+        (1..20).for_each(|job| former.push("a", job, online(1), now + DELAY));
+        let later = now + DELAY;
+        (0..5).map(|_| former.take_full(later).or_else(|| former.take(later)).unwrap().key).collect::<String>()
+    };
+    assert_eq!((turns(None), turns(Some(1))), ("baaaa".into(), "baaaa".into()));
+}
+
+#[test]
+fn full_batches_follow_each_other_where_they_are_first_in_turn() {
+    let (mut former, now) = (former(2, Duration::ZERO), Instant::now());
+    (1..20).for_each(|job| former.push("a", job, online(1), now));
+    former.push("b", 0, online(1), now + DELAY);
+    assert!((0..5).all(|_| former.take_full(now + DELAY).is_some()));
 }
 
 #[test]
