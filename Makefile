@@ -5,7 +5,7 @@
 #   make chaos   the tests with faults at full scale (some 8 minutes); the seed is GRISTMILL_SEED, and printed
 #   make check   lints and tests, exactly what CI runs
 #   make dev     broker, worker and demo model, left running until Ctrl-C
-#   make dist    what ships, optimised as a whole (some 10 minutes more): target/dist/gristmill-worker and target/dist/gristmill
+#   make dist    what ships, optimised as a whole (some 15 minutes more on two cores): target/dist/gristmill-worker and target/dist/gristmill
 #   make bench   that beside a bare relay, raw libtorch, a Python worker and mosec; several models and workers; what the crash
 #                ledger and telemetry cost
 #   make gpu-check   the worker on a GPU: answers, rates, idle time and memory, as a table
@@ -51,7 +51,7 @@ lint: venv
 	cd schemas/python && ../../$(BIN)/mypy
 
 dist: venv
-	@echo "building what ships (the first time takes some 10 minutes) ..."
+	@echo "building what ships (the first time takes some 15 minutes on two cores) ..."
 	$(CARGO) build --profile dist --locked $(DIST)
 
 gpu-check: venv dist

@@ -235,8 +235,7 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
     /// The next batch for an idle engine, if one is due: one shape, never over the limits unless a job alone is.
     pub fn take(&mut self, now: Instant) -> Option<Closed<K, J>> {
         let bulk_first = self.is_bulk_first();
-        let due = self.queues.iter().filter(|(key, queue)| self.due(key, queue, now) <= now);
-        let key = due.min_by_key(|(_, queue)| queue.rank(bulk_first)).map(|(key, _)| key.clone());
+        let key = self.first_due(bulk_first, now).map(|(key, _)| key.clone());
         let is_solo = key.is_none() || self.batches.is_multiple_of(SOLO_TURN);
         let batch = match (is_solo, key) {
             (true, None) => self.take_suspect()?,
@@ -263,9 +262,13 @@ impl<K: Clone + Eq + std::hash::Hash, J> Former<K, J> {
 
     /// Whether full batches only would pass over a suspect, or over those who are first in turn.
     fn is_passed_over(&self, bulk_first: bool, now: Instant) -> bool {
-        let due = self.queues.iter().filter(|(key, queue)| self.due(key, queue, now) <= now);
-        let first = due.min_by_key(|(_, queue)| queue.rank(bulk_first));
+        let first = self.first_due(bulk_first, now);
         !self.suspects.is_empty() || first.is_some_and(|(key, queue)| !queue.is_full(&self.limits_of(key, now)))
+    }
+
+    fn first_due(&self, bulk_first: bool, now: Instant) -> Option<(&K, &Queue<J>)> {
+        let due = self.queues.iter().filter(|(key, queue)| self.due(key, queue, now) <= now);
+        due.min_by_key(|(_, queue)| queue.rank(bulk_first))
     }
 
     fn is_bulk_first(&self) -> bool {
