@@ -9,8 +9,8 @@ use futures_util::{FutureExt, StreamExt};
 use gristmill_schemas::header;
 
 use super::bundle::{self, Together};
-use super::encode::Heads;
 use super::end::Teller;
+use super::heads::Heads;
 use super::letter::{Letter, Next};
 use super::window::{Parcel, Window};
 use super::word::Word;

@@ -1,7 +1,5 @@
 //! Outcomes as messages. Pure; called again where a publish has to be repeated.
 
-use std::sync::Arc;
-
 use async_nats::header::HeaderValue;
 use async_nats::{HeaderMap, HeaderName, Subject};
 use bytes::Bytes;
@@ -11,11 +9,10 @@ use gristmill_schemas::{
     dead_letter_header, header, replayable_headers,
 };
 use gristmill_telemetry::Propagation;
-use serde::Deserialize;
-use serde::de::value::StringDeserializer;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::lines::Lines;
 use crate::datatype;
 use crate::message::{Envelope, Served, find};
 
@@ -35,6 +32,9 @@ pub struct Names {
     /// What of a job's trace is passed on.
     pub propagation: Propagation,
 }
+
+/// Room for the headers that each answer has of its own, of usual lengths.
+const OWN_HEADERS: usize = 192;
 
 /// How much of the job a dead letter carries. Together with its own headers, a job may be over a limit that it kept alone.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,11 +86,18 @@ impl Message {
 impl Names {
     /// The dedup id of a job's result: the same in every redelivery and for success and error, so that one is stored.
     pub(super) fn result_id(&self, envelope: &Envelope) -> String {
+        let mut id = String::new();
+        self.write_result_id(envelope, &mut id);
+        id
+    }
+
+    fn write_result_id(&self, envelope: &Envelope, to: &mut String) {
         // Until the year 2262; numbers of 128 bits are slow to write.
         let nanos = i64::try_from(envelope.origin.published.unix_timestamp_nanos()).unwrap_or(i64::MAX);
         let (mut sequence, mut time) = (itoa::Buffer::new(), itoa::Buffer::new());
         // Not by `format!`, whose machinery shows in profiles: this stands on every result.
-        [&self.jobs, ".", sequence.format(envelope.origin.sequence), ".", time.format(nanos)].concat()
+        let parts = [&self.jobs, ".", sequence.format(envelope.origin.sequence), ".", time.format(nanos)];
+        parts.into_iter().for_each(|part| to.push_str(part));
     }
 
     /// Likewise of its dead letter.
@@ -98,11 +105,11 @@ impl Names {
         format!("dlq.{}", self.result_id(envelope))
     }
 
-    /// The result. `head` and `subject`: of [`Heads`].
+    /// The result. `head` and `subject`: of [`super::heads::Heads`].
     pub(super) fn result(
         &self,
         from: From<'_>,
-        (model, (head, subject)): (&Served, (HeaderMap, Subject)),
+        (model, (head, subject)): (&Served, (&Lines, Subject)),
         outputs: &Rows,
         parameters: Parameters,
     ) -> Message {
@@ -122,44 +129,39 @@ impl Names {
         let model_name = envelope.origin.consumer.model.as_str();
         let payload = ErrorBody { id: &envelope.id, model_name, code, message }.encode().into();
         let mut head = self.head(&envelope.origin.consumer.model, model, "error");
-        set(&mut head, header::ERROR_CODE, code.as_str());
+        head.add(header::ERROR_CODE, code.as_str());
         let subject = self.namespace.result_subject(&envelope.origin.consumer.model, &envelope.reply);
-        self.reply(from, head, subject.into(), payload)
+        self.reply(from, &head, subject.into(), payload)
     }
 
-    /// The headers that all answers of a model share. What differs is there as well, empty: a copy keeps its
-    /// table, while a map that is made grows and hashes name by name.
-    pub(super) fn head(&self, name: &Token, model: Option<&Served>, status: &str) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        for own in [header::MSG_ID, header::JOB_ID] {
-            headers.insert(HeaderName::from_static(own), HeaderValue::default());
-        }
-        if self.propagation.trace_context {
-            headers.insert(HeaderName::from_static(header::TRACEPARENT), HeaderValue::default());
-        }
-        set(&mut headers, header::STATUS, status);
-        set(&mut headers, header::MODEL, name.as_str());
+    /// The headers that all answers of a model share.
+    pub(super) fn head(&self, name: &Token, model: Option<&Served>, status: &str) -> Lines {
+        let mut head = Lines::default();
+        head.add(header::STATUS, status);
+        head.add(header::MODEL, name);
         if let Some(model) = model {
-            set(&mut headers, header::MODEL_VERSION, model.version.as_str());
-            set(&mut headers, header::MODEL_DIGEST, &model.digest);
+            head.add(header::MODEL_VERSION, &model.version);
+            head.add(header::MODEL_DIGEST, &model.digest);
         }
-        set(&mut headers, header::WORKER, &self.worker);
-        headers
+        head.add(header::WORKER, &self.worker);
+        head
     }
 
-    fn reply(&self, from: From<'_>, mut headers: HeaderMap, subject: Subject, payload: Bytes) -> Message {
-        let envelope = from.envelope;
-        own(&mut headers, header::MSG_ID, self.result_id(envelope));
-        set(&mut headers, header::JOB_ID, &envelope.id);
-        self.trace(&mut headers, from);
-        Message { subject, headers, payload }
+    fn reply(&self, from: From<'_>, head: &Lines, subject: Subject, payload: Bytes) -> Message {
+        let mut id = String::with_capacity(head.len() + OWN_HEADERS);
+        self.write_result_id(from.envelope, &mut id);
+        let mut lines = Lines::after(id);
+        lines.add(header::JOB_ID, &from.envelope.id);
+        lines.extend(head);
+        self.trace(&mut lines, from);
+        Message { subject, headers: lines.into_headers(header::MSG_ID), payload }
     }
 
     /// Our span in the job's trace, and what travels with the trace untouched.
-    fn trace(&self, headers: &mut HeaderMap, From { envelope, context, passes_on }: From<'_>) {
+    fn trace(&self, lines: &mut Lines, From { envelope, context, passes_on }: From<'_>) {
         let Propagation { trace_context, baggage } = self.propagation;
         if trace_context {
-            own(headers, header::TRACEPARENT, context.to_string());
+            lines.add(header::TRACEPARENT, context);
         }
         if !passes_on {
             return;
@@ -169,7 +171,7 @@ impl Names {
         {
             let value = envelope.origin.headers.as_ref().and_then(|headers| find(headers, name));
             if let Some(value) = value.filter(|value| (1..=limit).contains(&value.len())) {
-                set(headers, name, value);
+                lines.add(name, value);
             }
         }
     }
@@ -222,44 +224,6 @@ fn tensor<'a>(model: &'a Served, slice: RowSlice<'a>) -> Tensor<'a> {
 
 fn rfc3339(time: OffsetDateTime) -> String {
     time.format(&Rfc3339).unwrap_or_default()
-}
-
-/// What the results of each model that has answered share. Owned by the publish task.
-#[derive(Debug, Default)]
-pub(super) struct Heads(Vec<Head>);
-
-#[derive(Debug)]
-struct Head {
-    model: Arc<Served>,
-    headers: HeaderMap,
-    /// Where the last result went: the next one most often goes there, too.
-    last: (Token, Subject),
-}
-
-impl Heads {
-    /// A copy of a model's headers, and the subject of its results with this reply token.
-    pub(super) fn of(&mut self, names: &Names, model: &Arc<Served>, reply: &Token) -> (HeaderMap, Subject) {
-        let subject = || (reply.clone(), names.namespace.result_subject(&model.name, reply).into());
-        let known = self.0.iter().position(|head| Arc::ptr_eq(&head.model, model)).unwrap_or_else(|| {
-            let headers = names.head(&model.name, Some(model), "ok");
-            self.0.push(Head { model: Arc::clone(model), headers, last: subject() });
-            self.0.len() - 1
-        });
-        let Head { headers, last, .. } = &mut self.0[known];
-        if last.0 != *reply {
-            *last = subject();
-        }
-        (headers.clone(), last.1.clone())
-    }
-}
-
-/// Sets a header of our own making: digits, dashes and the name of a stream. By way of serde, since the other ways look through all
-/// of it for a line break.
-fn own(headers: &mut HeaderMap, name: &'static str, value: String) {
-    let value = StringDeserializer::<serde::de::value::Error>::new(value);
-    let value =
-        HeaderValue::deserialize(value).expect("any string is a header value to serde: the type is transparent");
-    headers.insert(HeaderName::from_static(name), value);
 }
 
 /// Sets a header, or leaves it out where the value cannot be one: a label is not worth a panic.

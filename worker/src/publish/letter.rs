@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 
 use gristmill_schemas::{ErrorCode, TraceContext};
 
-use super::encode::{From, Heads, Keep, Message, Names};
+use super::encode::{From, Keep, Message, Names};
+use super::heads::Heads;
 use super::word::{Stored, Word};
 use crate::message::{Answer, Envelope, Outcome, Served};
 use crate::ticket::Verdict;
