@@ -1,9 +1,10 @@
 //! The headers of an answer, written as lines.
 //!
 //! The client keeps headers in a table, with a list of strings for each name, and writes a line for each of them. For the eight of a
-//! result that cost as much as all else it does for a small one. So it is given a single header, the first, whose value goes on
-//! with the lines of the others: it writes name, colon, value and a line break, and what is on the wire is the same, as the tests hold.
-//! Such a value can only be deserialized, since the client's other ways to make one refuse line breaks; so they are looked for here.
+//! result that is a quarter of a relay's processor time (`headed relay` in `contest`). So it is given a single header, the first,
+//! whose value goes on with the lines of the others: it writes name, colon, value and a line break, and what is on the wire is the
+//! same, as the tests hold. Such a value can only be deserialized, since the client's other ways to make one refuse line breaks; so
+//! they are looked for here.
 
 use std::fmt::{Display, Write};
 
