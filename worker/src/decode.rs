@@ -120,7 +120,7 @@ impl Decoder {
             reply: headers.reply.unwrap_or_else(|| DEFAULT_REPLY.clone()),
             parent: headers.trace,
             no_dead_letter: headers.no_dead_letter,
-            passes_on: headers.passes_on,
+            passes_on: headers.passes_on && self.tracing.propagation.passes_on(),
         }
     }
 
@@ -259,6 +259,7 @@ mod tests {
     use super::*;
     use crate::message::testing::{delivery, refusal};
     use gristmill_schemas::{Datatype, Shape, Tensor};
+    use gristmill_telemetry::Propagation;
 
     fn body(id: Option<&str>) -> Vec<u8> {
         let shape = Shape::try_new(&[1, 2]).unwrap();
@@ -298,6 +299,17 @@ mod tests {
         assert_eq!(refusal(&outcome).0, ErrorCode::InvalidMessage);
         assert_eq!((outcome.envelope.id.as_str(), outcome.envelope.reply.as_str()), ("j", "r"));
         assert_eq!(outcome.envelope.trace.context.trace_id, TraceContext::parse(parent).unwrap().trace_id);
+    }
+
+    #[test]
+    fn nothing_is_passed_on_where_no_propagator_does() {
+        let passes = |trace_context, baggage| {
+            let mut decoder = decoder();
+            decoder.tracing.propagation = Propagation { trace_context, baggage };
+            let (delivery, _inbox) = delivery(body(None), &[(header::TRACESTATE, "k=v")]);
+            decoder.decode(delivery, OffsetDateTime::now_utc()).unwrap().envelope.passes_on
+        };
+        assert_eq!((passes(true, false), passes(false, false)), (true, false));
     }
 
     #[test]

@@ -39,6 +39,13 @@ pub struct Propagation {
     pub baggage: bool,
 }
 
+impl Propagation {
+    /// Whether any is.
+    pub fn passes_on(self) -> bool {
+        self.trace_context || self.baggage
+    }
+}
+
 /// How one signal is exported.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Export {
