@@ -167,6 +167,13 @@ async fn a_result_names_what_made_it() {
     assert_eq!((answer.header(header::MODEL), answer.header(header::MODEL_VERSION)), ("mlp", "1"));
     assert_eq!(answer.header(header::WORKER), "w-1");
     assert_eq!((answer.ok().parameters.batch_rows, answer.ok().id), (1, "one"));
+    // One by one as the server has them, though the client is given them in one piece.
+    let mut names: Vec<_> = answer.headers.iter().map(|(name, values)| (name.to_string(), values.len())).collect();
+    names.sort();
+    let made = [header::MODEL, header::MODEL_DIGEST, header::MODEL_VERSION, header::STATUS, header::WORKER];
+    let mut wanted: Vec<_> = made.into_iter().chain([header::MSG_ID, header::JOB_ID, header::TRACEPARENT]).collect();
+    wanted.sort_unstable();
+    assert_eq!(names, wanted.into_iter().map(|name| (name.to_owned(), 1)).collect::<Vec<_>>());
 }
 
 #[tokio::test]

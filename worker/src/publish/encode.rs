@@ -33,7 +33,7 @@ pub struct Names {
     pub propagation: Propagation,
 }
 
-/// Room for the headers that each answer has of its own, of usual lengths.
+/// Room for the headers that each answer has of its own: two ids of up to 50 bytes and a `traceparent`.
 const OWN_HEADERS: usize = 192;
 
 /// How much of the job a dead letter carries. Together with its own headers, a job may be over a limit that it kept alone.

@@ -1,10 +1,10 @@
 //! The headers of an answer, written as lines.
 //!
-//! The client keeps headers in a table, with a list of strings for each name, and writes a line for each of them. For the eight of a
-//! result that is a quarter of a relay's processor time (`headed relay` in `contest`). So it is given a single header, the first,
-//! whose value goes on with the lines of the others: it writes name, colon, value and a line break, and what is on the wire is the
-//! same, as the tests hold. Such a value can only be deserialized, since the client's other ways to make one refuse line breaks; so
-//! they are looked for here.
+//! The client keeps headers in a table, with a list of strings for each name, and writes a line for each of them. A relay whose results
+//! carry these eight takes a quarter less processor time where they are a single header, the first, whose value goes on with the
+//! lines of the others: the client writes name, colon, value and a line break, so what is on the wire is the same, as the tests of
+//! whole workers hold. Such a value can only be deserialized, since the client's other ways to make one refuse line breaks; so they are
+//! looked for here.
 
 use std::fmt::{Display, Write};
 
@@ -13,7 +13,7 @@ use async_nats::{HeaderMap, HeaderName};
 use serde::Deserialize;
 use serde::de::value::StringDeserializer;
 
-/// Lines in the making: the value of the first header, and behind it the others, each behind the line break that ends the one before.
+/// Headers in the making, each behind the line break that ends the one before. The value of the first may stand in front of them.
 #[derive(Debug, Default)]
 pub(super) struct Lines(String);
 
@@ -24,7 +24,7 @@ impl Lines {
     }
 
     /// Adds a header, or leaves it out where the value cannot be one: a label is not worth a panic.
-    pub(super) fn add(&mut self, name: &str, value: impl Display) {
+    pub(super) fn add(&mut self, name: &'static str, value: impl Display) {
         let before = self.0.len();
         ["\r\n", name, ": "].into_iter().for_each(|part| self.0.push_str(part));
         let from = self.0.len();
@@ -46,7 +46,7 @@ impl Lines {
         self.0.len()
     }
 
-    /// What the client takes. `name`: of the first header.
+    /// What the client takes. `name`: of the header whose value stands in front.
     pub(super) fn into_headers(self, name: &'static str) -> HeaderMap {
         let value = StringDeserializer::<serde::de::value::Error>::new(self.0);
         let value =

@@ -1,7 +1,7 @@
 //! `relay NATS_URL MODEL [--headers]`: what any worker on this broker has to do, and nothing else. Pulls jobs, publishes a result of
 //! about the size of a real one under a dedup id, and acknowledges the job when JetStream has confirmed the result. Reads no body and
 //! runs no model. Written to be as fast as the client allows: it is the yardstick. With `--headers` its results carry all the headers
-//! that the contract wants on a result, which cost client and broker something, too.
+//! that the contract wants on a result, as the client keeps them, which costs client and broker something, too.
 
 use std::collections::VecDeque;
 
